@@ -1,0 +1,1 @@
+"""How fedrounds is run: the command line, servers, served deployments, named trainings."""

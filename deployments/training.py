@@ -1,0 +1,100 @@
+"""`fedrounds train` and `fedrounds centralised`: servers, the flow, what is said at the end."""
+
+import json as jsonlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+from deployments.display import displayed
+from deployments.prefect_api import prefect_api
+from fedcore.checkpoint import RunFolder, home
+from fedcore.settings import TrainingConfig
+from fedcore.values import RoundRecord
+
+__all__ = ["run_training"]
+
+
+def run_training(
+    kind: Literal["federated", "centralised"],
+    config: TrainingConfig | None,
+    *,
+    resume: str | None,
+    json: bool,
+) -> None:
+    """Train in this process, with its own Prefect server unless one is configured.
+
+    Raises:
+        ConfigError: bad input; nothing was written.
+        FedroundsError: the training failed; its run can be resumed.
+    """
+    log = home() / "prefect-server.log"
+    with prefect_api(log=log) as api, displayed() as display:
+        # The server needs seconds to start; the imports and MLflow's database use them.
+        from deployments.drain import counted_task_runs, drain
+        from flows.centralised import centralised_training
+        from flows.federated import federated_training
+        from flows.training import settings_of
+        from tasks import tracking
+
+        with ThreadPoolExecutor(1) as side:
+            prepared = side.submit(tracking.prepare)
+            settings = config or settings_of(resume or "latest")
+            prepared.result()
+            api.wait_ready()
+        flow = federated_training if kind == "federated" else centralised_training
+        with counted_task_runs() as count:
+            try:
+                outcome = flow(settings, resume=resume)
+            finally:
+                drained = drain(count)
+        if not drained.complete:
+            print(
+                f"fedrounds: the Prefect server recorded {drained.recorded} of "
+                f"{drained.executed} task runs; the model is complete, see {log}.",
+                file=sys.stderr,
+            )
+        display.stop()
+    records = RunFolder.of(outcome.run_id).records()
+    _say_what_was_learnt(outcome.run_id, records, settings)
+    if json:
+        print(jsonlib.dumps(_result(outcome.run_id, outcome.model_digest, records)))
+
+
+def _say_what_was_learnt(run_id: str, records: list[RoundRecord], settings: TrainingConfig) -> None:
+    last = records[-1]
+    print(
+        f"\nLearnt {settings.name} in {last.round} rounds from {len(last.contributions)} workers."
+    )
+    accuracy = {
+        r.round: r.metrics["test_accuracy"] for r in records if "test_accuracy" in r.metrics
+    }
+    if accuracy:
+        best = max(accuracy, key=lambda round: accuracy[round])
+        print(
+            f"  test accuracy  {accuracy[last.round]:.1%} at the end, "
+            f"{accuracy[best]:.1%} at its best in round {best}"
+        )
+    print(f"  train loss     {records[0].metrics['train_loss']:.4f} -> "
+          f"{last.metrics['train_loss']:.4f}")  # fmt: skip
+    print("Look at it:")
+    print("  fedrounds up                    Prefect and MLflow in your browser")
+    print(f"  fedrounds model {run_id}   the weights, of this or any round")
+    print(f"  fedrounds evaluate {run_id}   the model on every worker")
+
+
+def _result(run_id: str, model_digest: str, records: list[RoundRecord]) -> dict[str, object]:
+    return {
+        "run_id": run_id,
+        "rounds": records[-1].round,
+        "model_digest": model_digest,
+        "history": [
+            {
+                "round": record.round,
+                "train_loss": record.metrics["train_loss"],
+                "test_loss": record.metrics.get("test_loss"),
+                "test_accuracy": record.metrics.get("test_accuracy"),
+                "workers": {c.worker: c.train_loss for c in record.contributions},
+            }
+            for record in records
+        ],
+    }

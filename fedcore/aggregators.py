@@ -1,0 +1,35 @@
+"""Aggregators: what K workers changed [K, P] and their weights [K] become one step [P]."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Aggregator", "weighted_mean"]
+
+Aggregator = Callable[[Tensor, Tensor], Tensor]
+"""rows [K, P] (float64), weights [K] (float64, not negative) -> step [P] (float64)."""
+
+
+def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
+    """sum_k weights_k rows_k / sum_k weights_k, added in the order of the rows, in float64.
+
+    McMahan et al. 2017, algorithm 1. In float64 the mean of identical rows is that row, and the
+    order in which hundreds of workers are added moves no bit of a float32 model.
+
+    Raises:
+        ValueError: no rows, or weights that sum to nothing.
+
+    >>> weighted_mean(torch.tensor([[0.0], [4.0]]), torch.tensor([3.0, 1.0]))
+    tensor([1.], dtype=torch.float64)
+    """
+    total = float(weights.sum())
+    if not (total > 0 and bool((weights >= 0).all())):
+        raise ValueError(
+            f"Weights must be counts of records and sum to more than 0; given: "
+            f"{weights.tolist()}; leave out workers without records."
+        )
+    mean = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for row, weight in zip(rows, weights.tolist(), strict=True):
+        mean.add_(row, alpha=weight / total)
+    return mean

@@ -1,0 +1,69 @@
+"""From settings to every worker's records: load, hold out, scale, deal."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# The module, not its names: it imports Dataset from this package, which may be what comes first.
+from fedcore import losses
+from fedcore.data.dataset import Dataset
+from fedcore.data.holdout import hold_out
+from fedcore.data.partitions import partition
+from fedcore.data.sources import load
+from fedcore.settings.data import BreastCancer, ByColumn, DataSettings, Files
+from fedcore.settings.model import Loss
+from fedcore.settings.training import VirtualWorkers
+
+__all__ = ["Dealt", "deal"]
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """The records of a training, with targets in the form that its loss wants."""
+
+    workers: dict[str, Dataset]
+    """Each worker's own, in the order of the workers' names."""
+    pooled: Dataset
+    """All training records in the source's order: what a centralised training sees."""
+    test: Dataset | None
+    """The coordinator's own; no worker has them."""
+
+
+def deal(data: DataSettings, workers: VirtualWorkers, loss: Loss, *, seed: int) -> Dealt:
+    """Everybody's records; the same settings and seed deal the same way.
+
+    Scaling uses mean and variance over all training records, as whoever prepares a simulation
+    can; workers that are other parties would have to agree on them first.
+
+    Raises:
+        DataError: the source cannot be used, or not be dealt out as asked.
+        Incompatible: the loss or the partition wants classes and there are none.
+    """
+    how = workers.partition
+    without = (how.column,) if isinstance(how, ByColumn) else ()
+    table = load(data.source, seed=seed, without=without)
+    train, test = hold_out(table, share=data.test_share, seed=seed)
+    records = losses.prepare(table.records, loss)
+    if isinstance(data.source, BreastCancer | Files) and data.source.standardise:
+        records = replace(records, features=_standardised(records.features, train))
+    parts = partition(table, how, names=workers.names(), seed=seed, among=train)
+    return Dealt(
+        workers={name: records.take(part) for name, part in parts.items()},
+        pooled=records.take(train),
+        test=records.take(test) if len(test) else None,
+    )
+
+
+def _standardised(features: Tensor, train: NDArray[np.int64]) -> Tensor:
+    """(x - mean) / deviation, both over the training records; constant features as they are."""
+    seen = features[torch.from_numpy(train)].double()
+    mean = seen.mean(dim=0)
+    deviation = seen.std(dim=0, correction=0)
+    # Compared exactly: the deviation of a constant column can come out as a tiny rounding error,
+    # and dividing by that would blow noise up to the size of a feature.
+    varies = (seen.amax(dim=0) > seen.amin(dim=0)) & (deviation > 0)
+    scaled = (features.double() - mean) / deviation.where(varies, torch.ones_like(deviation))
+    return scaled.float().where(varies, features)

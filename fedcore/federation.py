@@ -1,0 +1,126 @@
+"""From settings to everything a training needs: workers, strategy, terms, first state."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fedcore.data.dataset import Dataset
+from fedcore.data.dealing import deal
+from fedcore.errors import ConfigError, Incompatible
+from fedcore.initial import initial_state
+from fedcore.models import blueprint, check_fit
+from fedcore.settings import TrainingConfig
+from fedcore.settings.training import All, Uniform
+from fedcore.store import put
+from fedcore.strategies import Strategy, centralised, strategy_of
+from fedcore.terms import Terms
+from fedcore.values import Description, ServerState
+from fedcore.workers import VirtualWorker, Worker
+
+__all__ = ["CENTRALISED", "Federation", "found", "found_with", "pool"]
+
+CENTRALISED = "centralised"
+"""The only worker of a centralised training."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A training that is ready to begin. `test` is the coordinator's own data, if it has any."""
+
+    config: TrainingConfig
+    strategy: Strategy
+    workers: Sequence[Worker]
+    descriptions: Sequence[Description]
+    terms: Terms
+    start: ServerState
+    test: Dataset | None
+
+    def named(self, run: str, *, attempt: int) -> "Federation":
+        """The same federation as a run, which has a name from here on."""
+        return replace(self, terms=replace(self.terms, run=run, attempt=attempt))
+
+
+def found(config: TrainingConfig) -> Federation:
+    """Deal the data out to virtual workers.
+
+    Raises:
+        ConfigError: data, model, workers and strategy do not go together. Nothing was written.
+    """
+    dealt = deal(config.data, config.workers, config.model.loss, seed=config.seed)
+    workers = [VirtualWorker.holding(id, data) for id, data in dealt.workers.items()]
+    return found_with(
+        config,
+        workers,
+        strategy_of(config.strategy),
+        sample=dealt.pooled,
+        test=dealt.test,
+    )
+
+
+def pool(config: TrainingConfig) -> Federation:
+    """The centralised baseline: the same settings, all training records at one worker."""
+    dealt = deal(config.data, config.workers, config.model.loss, seed=config.seed)
+    workers = [VirtualWorker.holding(CENTRALISED, dealt.pooled)]
+    alone = config.but(sampling=All(), terms=config.terms.but(quorum=0))
+    return found_with(
+        alone,
+        workers,
+        centralised(strategy_of(config.strategy)),
+        sample=dealt.pooled,
+        test=dealt.test,
+    )
+
+
+def found_with(
+    config: TrainingConfig,
+    workers: Sequence[Worker],
+    strategy: Strategy,
+    *,
+    sample: Dataset,
+    test: Dataset | None = None,
+) -> Federation:
+    """A federation of these workers, whatever the settings say of data and workers.
+
+    `sample` shows what their records look like; two of them are tried on the model.
+    """
+    if not workers:
+        raise ConfigError("A training needs at least one worker; given: none; name some.")
+    descriptions = [worker.describe() for worker in workers]
+    _check(config, descriptions)
+    plan = blueprint(config.model, sample)
+    check_fit(plan, sample)
+    store = f"live:coordinator/{uuid.uuid4().hex}"
+    kept = None if test is None else put(store, "test", test, owner="coordinator")
+    terms = Terms.of(config, store=store, blueprint=plan, test=kept)
+    start = strategy.init(initial_state(plan, seed=config.seed))
+    return Federation(config, strategy, list(workers), descriptions, terms, start, test)
+
+
+def _check(config: TrainingConfig, descriptions: Sequence[Description]) -> None:
+    ids = [description.worker for description in descriptions]
+    if len(set(ids)) < len(ids):
+        raise ConfigError(
+            f"Workers must have distinct names; given: {', '.join(ids)}; rename one of them."
+        )
+    for description in descriptions:
+        if not description.records:
+            raise ConfigError(
+                f"A worker must have records; given: {description.worker} without any; "
+                "leave it out or give it data."
+            )
+    inputs = {description.inputs for description in descriptions}
+    if len(inputs) > 1:
+        raise ConfigError(
+            f"Workers must have features of one shape; given: {sorted(inputs)}; align their data."
+        )
+    asked = config.sampling.count if isinstance(config.sampling, Uniform) else len(ids)
+    if asked > len(ids):
+        raise Incompatible(
+            f"sampling.count must be at most the number of workers, {len(ids)}; given: {asked}; "
+            "lower it, or add workers."
+        )
+    if config.terms.quorum > asked:
+        raise Incompatible(
+            f"terms.quorum must be at most the {asked} workers asked in a round; given: "
+            f"{config.terms.quorum}; lower it."
+        )

@@ -1,0 +1,263 @@
+"""How a training goes: local work, workers, strategy, sampling, terms; and all of it together."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from fedcore.settings.choice import Settings, by_kind
+from fedcore.settings.data import ByColumn, DataSettings, Dirichlet, Partition
+from fedcore.settings.model import Mlp, Model
+
+__all__ = [
+    "Adam",
+    "All",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Fedavg",
+    "Fedprox",
+    "Fedsgd",
+    "LocalSettings",
+    "Momentum",
+    "Optimiser",
+    "Sampling",
+    "Schedule",
+    "Sequential",
+    "Sgd",
+    "StepDecay",
+    "StrategySettings",
+    "TermsSettings",
+    "TrainingConfig",
+    "Uniform",
+    "VirtualWorkers",
+]
+
+
+class Sgd(Settings):
+    """Plain stochastic gradient descent."""
+
+    kind: Literal["sgd"] = "sgd"
+
+
+class Momentum(Settings):
+    """Stochastic gradient descent with momentum; starts from zero every round."""
+
+    kind: Literal["momentum"] = "momentum"
+    momentum: float = Field(0.9, ge=0, le=0.9999)
+    """Share of the last step that is kept."""
+    nesterov: bool = False
+    """Look ahead by the momentum before stepping."""
+
+
+class Adam(Settings):
+    """Adam (Kingma and Ba 2015, algorithm 1); starts from zero every round."""
+
+    kind: Literal["adam"] = "adam"
+    beta1: float = Field(0.9, ge=0, le=0.9999)
+    """Decay of the mean of gradients."""
+    beta2: float = Field(0.999, ge=0, le=0.99999)
+    """Decay of the mean of squared gradients."""
+    epsilon: float = Field(1e-8, ge=1e-16, le=1)
+    """Added to the root of the second mean."""
+
+
+Optimiser = Annotated[Sgd | Momentum | Adam, by_kind(Sgd, Momentum, Adam)]
+
+
+class Constant(Settings):
+    """The same learning rate in every round."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class StepDecay(Settings):
+    """Multiplied by a factor every so many rounds."""
+
+    kind: Literal["step"] = "step"
+    every: int = Field(10, ge=1)
+    """Rounds between two changes."""
+    factor: float = Field(0.5, ge=0.0001, le=1)
+    """What the learning rate is multiplied by."""
+
+
+class Exponential(Settings):
+    """Multiplied by a factor after every round."""
+
+    kind: Literal["exponential"] = "exponential"
+    factor: float = Field(0.99, ge=0.0001, le=1)
+    """What the learning rate is multiplied by."""
+
+
+class Cosine(Settings):
+    """From the learning rate down to a share of it along half a cosine over all rounds."""
+
+    kind: Literal["cosine"] = "cosine"
+    floor: float = Field(0.0, ge=0, le=1)
+    """Share of the learning rate that the last round ends at."""
+
+
+Schedule = Annotated[
+    Constant | StepDecay | Exponential | Cosine, by_kind(Constant, StepDecay, Exponential, Cosine)
+]
+
+
+class LocalSettings(Settings):
+    """What a worker does between receiving the model and answering."""
+
+    epochs: int = Field(5, ge=1, le=10_000)
+    """Passes over the worker's records in a round."""
+    steps: int | None = Field(None, ge=1, le=1_000_000)
+    """If given, this many batches in a round instead of epochs."""
+    batch_size: int = Field(16, ge=0)
+    """Records per step; 0: all of the worker's records in one batch."""
+    shuffle: bool = True
+    """Draw a new order of the records for every pass."""
+    optimiser: Optimiser = Sgd()
+    """How a step is taken."""
+    learning_rate: float = Field(0.3, ge=1e-12, le=1000)
+    """Step size in the first round."""
+    schedule: Schedule = Constant()
+    """How the learning rate changes over the rounds."""
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    """This times the weights is added to the gradient (L2 penalty)."""
+    clip_norm: float | None = Field(None, ge=1e-12)
+    """If given, gradients are scaled to at most this L2 norm before each step."""
+
+
+class VirtualWorkers(Settings):
+    """Workers in this process, each with its own part of the data: bob, alice, and others."""
+
+    kind: Literal["virtual"] = "virtual"
+    ids: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")]] = Field(
+        [], max_length=10_000
+    )
+    """Their names, in the order in which `sequential` visits them; none: `count` names are made."""
+    count: int = Field(10, ge=1, le=10_000)
+    """How many, when no names are given. A partition by column makes one for each value."""
+    partition: Partition = Dirichlet()
+    """How the records are dealt out."""
+
+    @field_validator("ids")
+    @classmethod
+    def _distinct(cls, ids: list[str]) -> list[str]:
+        if len(set(ids)) < len(ids):
+            twice = sorted({i for i in ids if ids.count(i) > 1})
+            raise ValueError(f"names must be distinct; given twice: {', '.join(twice)}")
+        return ids
+
+    def names(self) -> list[str] | None:
+        """The workers' ids; None when the values of a column decide."""
+        if self.ids:
+            return list(self.ids)
+        if isinstance(self.partition, ByColumn):
+            return None
+        width = len(str(self.count))
+        return [f"worker-{number:0{width}d}" for number in range(1, self.count + 1)]
+
+
+class Sequential(Settings):
+    """The model visits one worker after the other: incremental learning, nothing is averaged.
+
+    Sheller et al. 2019, Multi-Institutional Deep Learning Without Sharing Patient Data
+    (cyclic institutional incremental learning).
+    """
+
+    kind: Literal["sequential"] = "sequential"
+
+
+class Fedavg(Settings):
+    """Local training, then the mean weighted by records.
+
+    McMahan et al. 2017, Communication-Efficient Learning, algorithm 1.
+    """
+
+    kind: Literal["fedavg"] = "fedavg"
+
+
+class Fedsgd(Settings):
+    """One plain gradient step on all of a worker's records, then the mean weighted by records.
+
+    local.epochs, steps, batch_size and optimiser do not apply. McMahan et al. 2017, section 2.
+    """
+
+    kind: Literal["fedsgd"] = "fedsgd"
+
+
+class Fedprox(Settings):
+    """FedAvg whose workers are held near the model they received.
+
+    Li et al. 2020, Federated Optimization in Heterogeneous Networks, equation 2.
+    """
+
+    kind: Literal["fedprox"] = "fedprox"
+    mu: float = Field(0.1, ge=0, le=1000)
+    """Strength of the pull; 0 is FedAvg."""
+
+
+StrategySettings = Annotated[
+    Sequential | Fedavg | Fedsgd | Fedprox, by_kind(Sequential, Fedavg, Fedsgd, Fedprox)
+]
+
+
+class All(Settings):
+    """Every worker in every round."""
+
+    kind: Literal["all"] = "all"
+
+
+class Uniform(Settings):
+    """So many workers, drawn anew for every round."""
+
+    kind: Literal["uniform"] = "uniform"
+    count: int = Field(5, ge=1)
+    """Workers in a round."""
+
+
+Sampling = Annotated[All | Uniform, by_kind(All, Uniform)]
+
+
+class TermsSettings(Settings):
+    """When a round counts."""
+
+    quorum: int = Field(0, ge=0)
+    """Fewest workers that must answer; 0: all that were asked."""
+    deadline: float = Field(600, ge=0.1, le=604_800)
+    """Seconds until a worker that has not answered is left out of the round."""
+    retries: int = Field(2, ge=0, le=20)
+    """How often an unreachable or late worker is asked again within the round."""
+
+
+class TrainingConfig(Settings):
+    """One training: what is learnt, from whose data, and how."""
+
+    name: str = Field("digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")
+    """What the run is called in Prefect and MLflow."""
+    experiment: str | None = Field(None, min_length=1, max_length=200)
+    """MLflow experiment; none: fedrounds/ and the name of the data source."""
+    seed: int = Field(0, ge=0, le=2**53)
+    """Every random number follows from it: the same settings give the same model, bit for bit."""
+    rounds: int = Field(12, ge=1, le=1_000_000)
+    """Federated rounds to train."""
+    data: DataSettings = DataSettings()
+    """What is learnt from."""
+    model: Model = Mlp()
+    """What is trained."""
+    local: LocalSettings = LocalSettings()
+    """What a worker does in a round."""
+    workers: VirtualWorkers = VirtualWorkers()
+    """Who holds the data."""
+    strategy: StrategySettings = Fedavg()
+    """How the workers' training becomes one model."""
+    sampling: Sampling = All()
+    """Who takes part in a round."""
+    terms: TermsSettings = TermsSettings()
+    """When a round counts."""
+    disclosure: Literal["open"] = "open"
+    """What leaves a worker. open: its update in the clear, from which its data can be inferred."""
+    backend: Literal["threads"] = "threads"
+    """What runs the tasks: threads of one process."""
+
+    @property
+    def experiment_name(self) -> str:
+        """The MLflow experiment: the one given, or one for each data source."""
+        return self.experiment or f"fedrounds/{self.data.source.kind}"

@@ -1,0 +1,67 @@
+"""A whole training in plain Python: an iterator over rounds, for notebooks and studies."""
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+
+from fedcore.data.dataset import Dataset
+from fedcore.federation import Federation, found, found_with
+from fedcore.rounds import measured, publish, reveal, tested
+from fedcore.sampling import choose
+from fedcore.settings import TrainingConfig
+from fedcore.store import fetch, open_store
+from fedcore.strategies import strategy_of
+from fedcore.values import ServerState
+from fedcore.workers import VirtualWorker
+
+__all__ = ["rounds", "simulate"]
+
+
+def simulate(
+    config: TrainingConfig,
+    *,
+    workers: Sequence[VirtualWorker] | None = None,
+    test: Dataset | None = None,
+) -> Iterator[ServerState]:
+    """Train and yield the state after every round.
+
+    With `workers`, they and `test` take the place of the settings' data.
+
+    Raises:
+        ConfigError: the settings do not go together; raised before the first round.
+        RoundError, WorkerError: the round failed; the last state yielded still holds.
+    """
+    if workers is None:
+        federation = found(config)
+    else:
+        strategy = strategy_of(config.strategy)
+        sample = fetch(workers[0].data, Dataset)
+        federation = found_with(config, workers, strategy, sample=sample, test=test)
+    # A name of its own: what an abandoned simulation left at a worker must not answer for this.
+    return rounds(federation.named(f"simulation-{uuid.uuid4().hex}", attempt=1))
+
+
+def rounds(federation: Federation) -> Iterator[ServerState]:
+    """The state after every round of a federation that is ready to begin."""
+    state = federation.start
+    try:
+        while state.round < federation.terms.rounds:
+            state = _round(federation, state)
+            yield state
+    finally:
+        open_store(federation.terms.store).drop("")
+
+
+def _round(federation: Federation, state: ServerState) -> ServerState:
+    strategy, terms = federation.strategy, federation.terms
+    began = time.perf_counter()
+    ticket = terms.ticket(state.round + 1)
+    for wave in strategy.waves(choose(federation.workers, terms, state)):
+        brief = publish(strategy.brief(state, terms), terms=terms, wave=wave[0].id)
+        sealed = [worker.fetch(worker.train(worker.send(brief))) for worker in wave]
+        state = strategy.apply(state, reveal(sealed))
+    state = measured(state, tested(state, terms), seconds=time.perf_counter() - began, missing={})
+    for worker in federation.workers:
+        worker.forget(ticket)
+    open_store(terms.store).drop(f"{ticket.key}/")
+    return state

@@ -1,0 +1,53 @@
+"""What holds in every round of one training."""
+
+from dataclasses import dataclass
+
+from fedcore.models import Blueprint
+from fedcore.settings import LocalSettings, Sampling, TrainingConfig
+from fedcore.values import Ref, Ticket
+
+__all__ = ["Terms"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The settings of a round, and where its values lie.
+
+    `store` is the coordinator's; `test` points at the central test records there, if there are
+    any. `attempt` counts how often the run was started: a repeated round is a new attempt.
+    """
+
+    store: str
+    blueprint: Blueprint
+    seed: int
+    rounds: int
+    local: LocalSettings
+    sampling: Sampling
+    quorum: int
+    deadline_s: float
+    retries: int
+    test: Ref | None = None
+    run: str = "unnamed"
+    attempt: int = 1
+
+    @classmethod
+    def of(
+        cls, config: TrainingConfig, *, store: str, blueprint: Blueprint, test: Ref | None
+    ) -> "Terms":
+        """The terms that these settings ask for."""
+        return cls(
+            store=store,
+            blueprint=blueprint,
+            seed=config.seed,
+            rounds=config.rounds,
+            local=config.local,
+            sampling=config.sampling,
+            quorum=config.terms.quorum,
+            deadline_s=config.terms.deadline,
+            retries=config.terms.retries,
+            test=test,
+        )
+
+    def ticket(self, round: int) -> Ticket:
+        """The ticket of a round."""
+        return Ticket(run=self.run, round=round, attempt=self.attempt)

@@ -1,0 +1,6 @@
+"""Workers: who holds data and lends computation."""
+
+from fedcore.workers.virtual import VirtualWorker
+from fedcore.workers.worker import Worker
+
+__all__ = ["VirtualWorker", "Worker"]

@@ -1,0 +1,1 @@
+"""Compositions of tasks. `round.py` is one round, top to bottom."""

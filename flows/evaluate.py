@@ -1,0 +1,56 @@
+"""The flow `evaluate-model`: a trained model on the central test records and on every worker."""
+
+from prefect import flow, unmapped
+from pydantic import BaseModel
+
+from fedcore.checkpoint import RunFolder
+from fedcore.federation import found, pool
+from fedcore.rounds import publish
+from flows.threads import threads
+from tasks import report, tracking
+from tasks.gather import survivors
+from tasks.verbs import evaluate, evaluated, verbs
+
+__all__ = ["Evaluation", "evaluate_model"]
+
+
+class Evaluation(BaseModel):
+    """What `evaluate-model` found; nothing was trained."""
+
+    run_id: str
+    round: int
+    central: dict[str, float]
+    """On the coordinator's test records; empty without any."""
+    workers: dict[str, dict[str, float]]
+    """On each worker's records."""
+
+
+@flow(
+    name="evaluate-model",
+    flow_run_name="evaluate-{run}",
+    task_runner=threads(),
+    description="Measure a run's model on the central test records and on every worker.",
+)
+def evaluate_model(run: str = "latest", round: int | None = None) -> Evaluation:
+    """Measure a trained model where the data is.
+
+    Args:
+        run: MLflow or Prefect run id of a training.
+        round: Which round's model; the last one if not given.
+    """
+    tracking.check_reachable()
+    trained = tracking.find_run(run)
+    folder = RunFolder(trained.folder)
+    config = folder.settings()
+    federation = found(config) if trained.kind == "federated" else pool(config)
+    state = folder.load(max(folder.rounds()) if round is None else round)
+    terms = federation.named(f"evaluation-of-{trained.id}", attempt=1).terms
+    central = evaluate(state, terms=terms)
+    send_model, evaluate_at = verbs(terms).send_model, verbs(terms).evaluate_at
+    brief = publish(federation.strategy.brief(state, terms), terms=terms, wave="all")
+    sent = send_model.map(federation.workers, unmapped(brief))
+    measured = evaluate_at.map(federation.workers, sent)
+    arrived = survivors(federation.workers, sent, measured, terms=terms, round=state.round)
+    workers = evaluated(arrived.refs, terms.blueprint)
+    report.evaluation_table(central, workers)
+    return Evaluation(run_id=trained.id, round=state.round, central=central, workers=workers)

@@ -1,0 +1,54 @@
+"""One round of federated learning, top to bottom.
+
+    choose -> send -> train -> fetch -> reveal -> aggregate -> evaluate -> record
+
+Updates stay with the workers that made them; what arrives here is sealed, and `reveal` opens no
+more than the disclosure allows. Every verb is a task run, named like r007-local_train-bob.
+"""
+
+import time
+from collections.abc import Sequence
+
+from prefect import unmapped
+
+from fedcore.rounds import measured, publish, reveal
+from fedcore.sampling import choose
+from fedcore.strategies import Strategy
+from fedcore.terms import Terms
+from fedcore.values import ServerState
+from fedcore.workers import Worker
+from tasks.gather import survivors
+from tasks.record import Recorder, record
+from tasks.verbs import aggregate, evaluate, verbs
+
+__all__ = ["federated_round"]
+
+
+def federated_round(
+    run: Recorder, state: ServerState, strategy: Strategy, workers: Sequence[Worker], terms: Terms
+) -> ServerState:
+    """The state after one round, committed.
+
+    Raises:
+        QuorumNotMet: too few workers answered in time.
+        Diverged: the new model would not be finite.
+    Either way `state` is what the next attempt starts from.
+    """
+    began, round = time.perf_counter(), state.round + 1
+    missing: dict[str, str] = {}
+    send_model, local_train, fetch_update, _ = verbs(terms)
+    chosen = choose(workers, terms, state)  # deterministic in (seed, round)
+    for wave in strategy.waves(chosen):  # one wave of all; `sequential`: waves of one
+        brief = publish(strategy.brief(state, terms), terms=terms, wave=wave[0].id)
+        sent = send_model.map(wave, unmapped(brief))  # the model now lives at the worker
+        trained = local_train.map(wave, sent)  # the update stays at the worker
+        sealed = fetch_update.map(wave, trained)  # what its disclosure lets out
+        arrived = survivors(wave, sent, trained, sealed, terms=terms, round=round)
+        total = reveal(arrived.refs)  # what the coordinator learns
+        state = aggregate(strategy, state, total, terms=terms)
+        missing |= arrived.missing
+    tests = evaluate(state, terms=terms)
+    seconds = time.perf_counter() - began
+    state = measured(state, tests, seconds=seconds, missing=missing)
+    record(run, state)  # checkpoint first, then MLflow and artifacts
+    return state

@@ -1,0 +1,178 @@
+"""A whole training: open or resume a run, go through its rounds, close it with its true status."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from prefect.runtime import flow_run
+from pydantic import BaseModel
+
+from fedcore.checkpoint import RunFolder
+from fedcore.errors import ConfigError, UnknownRun
+from fedcore.federation import Federation, found, pool
+from fedcore.settings import TrainingConfig
+from fedcore.store import open_store
+from flows.round import federated_round
+from tasks import report, tracking
+from tasks.close import close
+from tasks.record import Recorder, logger
+
+__all__ = ["Outcome", "settings_of", "train"]
+
+class Outcome(BaseModel):
+    """What a training's flow returns."""
+
+    run_id: str
+    rounds: int
+    model_digest: str
+
+
+def train(
+    config: TrainingConfig, *, kind: Literal["federated", "centralised"], resume: str | None
+) -> Outcome:
+    """Train to the last round, from the first or from where `resume` names a run that stopped.
+
+    Raises:
+        ConfigError: before anything was written.
+        RoundError: a round failed; what is committed stays, and the run can be resumed.
+    """
+    # One intra-op thread for each concurrent worker: more of them slow each other down, and a
+    # sum split over threads would not be the same on another machine.
+    torch.set_num_threads(1)
+    tracking.check_reachable()
+    earlier = _earlier(resume, kind=kind)
+    if earlier is not None:
+        config = _own_settings(earlier, asked=config)
+        if earlier.status == "FINISHED":
+            return _outcome(earlier.id, RunFolder(earlier.folder))
+    federation = found(config) if kind == "federated" else pool(config)
+    with _opened(config, federation, kind=kind, earlier=earlier) as (recorder, federation):
+        strategy, workers, terms = federation.strategy, federation.workers, federation.terms
+        state = recorder.folder.latest() or federation.start
+        while state.round < config.rounds:
+            state = federated_round(recorder, state, strategy, workers, terms)
+            for worker in workers:
+                worker.forget(terms.ticket(state.round))
+            open_store(terms.store).drop(f"{terms.run}/")
+        close(recorder, federation, state)
+    return _outcome(recorder.run.id, recorder.folder)
+
+
+def settings_of(resume: str) -> TrainingConfig:
+    """The settings that a run was started with.
+
+    Raises:
+        UnknownRun: there is no such run, or its checkpoints are not here.
+    """
+    return RunFolder(tracking.find_run(resume).folder).settings()
+
+
+def _earlier(resume: str | None, *, kind: str) -> tracking.FoundRun | None:
+    """The run to go on with: the one named, or this flow run's own, which Prefect retries."""
+    if resume is None:
+        return tracking.find_by_flow_run(str(flow_run.id)) if flow_run.id else None
+    named = tracking.find_run(resume)
+    if named.status == "FINISHED":
+        raise UnknownRun(
+            f"Only a run that stopped can be resumed; given: {named.id}, which is finished; "
+            "start a new one."
+        )
+    if named.kind != kind:
+        raise UnknownRun(
+            f"A run must be resumed by the flow that started it; given: {named.id}, a {named.kind} "
+            f"training, to the {kind} one; use the other."
+        )
+    return named
+
+
+def _own_settings(earlier: tracking.FoundRun, *, asked: TrainingConfig) -> TrainingConfig:
+    """The run's own settings; other ones are refused, unless they are the form's defaults."""
+    own = RunFolder(earlier.folder).settings()
+    if asked not in (own, TrainingConfig()):
+        mine, theirs = own.model_dump(), asked.model_dump()
+        names = [name for name in mine if mine[name] != theirs[name]]
+        raise ConfigError(
+            f"A run must be resumed with its own settings; given: other {', '.join(names)} than "
+            f"run {earlier.id} has; leave the settings out, or start a new run."
+        )
+    return own
+
+
+@contextmanager
+def _opened(
+    config: TrainingConfig,
+    federation: Federation,
+    *,
+    kind: Literal["federated", "centralised"],
+    earlier: tracking.FoundRun | None,
+) -> Iterator[tuple[Recorder, Federation]]:
+    """The run in MLflow, its folder, held by this process, and its true status at the end."""
+    link = tracking.FlowRunLink(str(flow_run.id), flow_run.ui_url or "") if flow_run.id else None
+    if earlier is None:
+        run = tracking.start_run(
+            config, kind=kind, descriptions=federation.descriptions, flow_run=link
+        )
+        folder = RunFolder.of(run.id)
+        folder.create(config)
+        folder.save(federation.start)
+    else:
+        run, folder = earlier.run, RunFolder(earlier.folder)
+    with folder.lock() as attempt:
+        if earlier is not None:
+            tracking.reopen(earlier, flow_run=link)
+        records = folder.records()
+        recorder = Recorder(
+            run=run,
+            folder=folder,
+            tracker=tracking.Tracker(run, folder),
+            rounds=config.rounds,
+            descriptions=federation.descriptions,
+            progress=report.start_progress(done=len(records), rounds=config.rounds),
+            records=records,
+        )
+        _announce(recorder, config)
+        try:
+            yield recorder, federation.named(run.id, attempt=attempt)
+        except Exception:
+            _leave(recorder, "FAILED")
+            raise
+        except BaseException:  # Ctrl-C, or Prefect's cancellation
+            _leave(recorder, "KILLED")
+            raise
+
+
+def _announce(recorder: Recorder, config: TrainingConfig) -> None:
+    done = len(recorder.records)
+    logger.info("run %s", recorder.run.id, extra={"run_id": recorder.run.id})
+    logger.info(
+        "%s: %s over %d workers, disclosure %s: updates leave the workers in the clear%s",
+        config.name,
+        config.strategy.kind,
+        len(recorder.descriptions),
+        config.disclosure,
+        f"; goes on after round {done}" if done else "",
+        extra={"rounds": config.rounds, "done": done},
+    )
+    url = tracking.run_link(recorder.run)
+    report.link(
+        url or f"http://127.0.0.1:5000{tracking.run_path(recorder.run)}",
+        description="" if url else "It opens while `fedrounds up` runs in the training's folder.",
+    )
+
+
+def _leave(recorder: Recorder, status: Literal["FAILED", "KILLED"]) -> None:
+    """Tell MLflow how it ended; what stands in the way of that must not hide the reason."""
+    trouble = tracking.attempt(
+        lambda: tracking.finish(recorder.run, status, records=recorder.records),
+        doing="say how the run ended",
+        patience=5.0,
+    )
+    if trouble:
+        logger.warning(trouble)
+
+
+def _outcome(run_id: str, folder: RunFolder) -> Outcome:
+    state = folder.latest()
+    assert state is not None, "a run that was opened has its start"
+    return Outcome(run_id=run_id, rounds=state.round, model_digest=state.model.digest)

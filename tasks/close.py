@@ -1,0 +1,67 @@
+"""The end of a training: models, pictures, tables, the true status."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedcore.federation import Federation
+from fedcore.initial import load_into
+from fedcore.metrics import predictions
+from fedcore.models import build
+from fedcore.values import ServerState
+from tasks import pictures, report, tracking
+from tasks.record import Recorder, logger
+
+__all__ = ["close"]
+
+
+def close(run: Recorder, federation: Federation, state: ServerState) -> None:
+    """Tell MLflow and Prefect the rest. Trouble there is reported, and never fails the training:
+    its checkpoints are complete."""
+    logger.info("logging models and pictures", extra={"closing": True})
+    troubles = [run.tracker.settle(run.records)]
+    troubles.append(tracking.attempt(lambda: _models(run, federation), doing="take the models"))
+    troubles.append(
+        tracking.attempt(lambda: _pictures(run, federation, state), doing="take the pictures")
+    )
+    troubles.append(
+        tracking.attempt(
+            lambda: tracking.finish(run.run, "FINISHED", records=run.records),
+            doing="close the run",
+        )
+    )
+    for trouble in filter(None, troubles):
+        logger.warning(trouble)
+    report.progress(run.progress, done=state.round, rounds=run.rounds)
+    run.tables()
+
+
+def _models(run: Recorder, federation: Federation) -> None:
+    logged = tracking.log_models(
+        run.run, run.records, blueprint=federation.terms.blueprint, folder=run.folder
+    )
+    if logged.warning:
+        logger.warning(logged.warning)
+
+
+def _pictures(run: Recorder, federation: Federation, state: ServerState) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for path in _drawn(run, federation, state, folder=Path(folder)):
+            tracking.log_picture(run.run, path)
+
+
+def _drawn(
+    run: Recorder, federation: Federation, state: ServerState, *, folder: Path
+) -> Iterator[Path]:
+    loss, confusion = folder / "loss.png", folder / "confusion.png"
+    pictures.loss_picture(run.records, path=loss)
+    yield loss
+    test = federation.test
+    if test is None or test.labels is None:
+        return
+    blueprint = federation.terms.blueprint
+    module = build(blueprint)
+    load_into(module, state.model)
+    predicted = predictions(module, test, loss=blueprint.model.loss)
+    pictures.confusion_picture(test.labels, predicted, test.classes, path=confusion)
+    yield confusion

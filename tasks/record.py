@@ -1,0 +1,68 @@
+"""Committing a round, in this order: checkpoint, then MLflow, then what people look at.
+
+A round counts when its checkpoint is there. Everything after that is told again from the
+checkpoints if it is lost.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from fedcore.checkpoint import RunFolder
+from fedcore.values import Description, RoundRecord, ServerState
+from tasks import report
+from tasks.tracking import Run, Tracker
+
+__all__ = ["Recorder", "logger", "record"]
+
+# The command line listens to this logger, and Prefect carries it into the flow run's log.
+logger = logging.getLogger("fedrounds")
+
+TABLES_EVERY_S = 3.0
+"""Tables of all rounds grow with the rounds: sending them this often is enough to watch."""
+
+
+@dataclass
+class Recorder:
+    """Where a running training is recorded. Not a value: it holds what has been told so far."""
+
+    run: Run
+    folder: RunFolder
+    tracker: Tracker
+    rounds: int
+    descriptions: Sequence[Description]
+    progress: UUID
+    records: list[RoundRecord] = field(default_factory=list)
+    tables_at: float = 0.0
+
+    def tables(self) -> None:
+        """The tables of rounds and workers, as of now."""
+        report.rounds_table(self.records)
+        report.workers_table(self.descriptions, self.records)
+        self.tables_at = time.monotonic()
+
+
+def record(run: Recorder, state: ServerState) -> None:
+    """Commit the round that `state` ends with."""
+    assert state.record is not None, "only a finished round can be recorded"
+    run.folder.save(state)
+    run.records.append(state.record)
+    run.tracker.round(run.records, state.model)
+    logger.info(_line(state.record, run.rounds), extra={"record": state.record})
+    report.progress(run.progress, done=state.round, rounds=run.rounds)
+    if time.monotonic() - run.tables_at > TABLES_EVERY_S:
+        run.tables()
+
+
+def _line(record: RoundRecord, rounds: int) -> str:
+    shown = [f"round {record.round} of {rounds}", f"train loss {record.metrics['train_loss']:.4f}"]
+    shown += [
+        f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in record.metrics.items()
+        if name.startswith("test_")
+    ]
+    shown.append(f"{len(record.contributions)} workers")
+    shown += [f"without {worker} ({why})" for worker, why in sorted(record.missing.items())]
+    return ", ".join(shown)

@@ -1,0 +1,111 @@
+"""What a person sees in the Prefect UI: progress, rounds, workers, the link to MLflow."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from fedcore.values import Description, RoundRecord
+
+__all__ = [
+    "evaluation_table",
+    "link",
+    "progress",
+    "rounds_table",
+    "start_progress",
+    "workers_table",
+]
+
+
+def start_progress(*, done: int, rounds: int) -> UUID:
+    """A progress bar on the flow run's page; returns its id."""
+    made = create_progress_artifact(
+        progress=100 * done / rounds, key="progress", description=f"{rounds} rounds"
+    )
+    assert isinstance(made, UUID)
+    return made
+
+
+def progress(artifact: UUID, *, done: int, rounds: int) -> None:
+    """Move the progress bar."""
+    update_progress_artifact(artifact_id=artifact, progress=100 * done / rounds)
+
+
+def link(url: str, *, description: str) -> None:
+    """A link to the training's MLflow run."""
+    create_link_artifact(
+        link=url, link_text="MLflow run", key="mlflow-run", description=description
+    )
+
+
+def rounds_table(records: Sequence[RoundRecord]) -> None:
+    """One row per round: what a person scans for."""
+    create_table_artifact(
+        table=[_round_row(record) for record in records],
+        key="rounds",
+        description="Every finished round. Losses are means over records.",
+    )
+
+
+def _round_row(record: RoundRecord) -> dict[str, object]:
+    shown = {
+        name: _rounded(value)
+        for name, value in record.metrics.items()
+        if name not in ("bytes_up", "bytes_down", "workers_arrived")
+    }
+    missing = ", ".join(f"{worker}: {why}" for worker, why in sorted(record.missing.items()))
+    return {
+        "round": record.round,
+        **shown,
+        "workers": len(record.contributions),
+        "missing": missing or "none",
+    }
+
+
+def workers_table(descriptions: Sequence[Description], records: Sequence[RoundRecord]) -> None:
+    """One row per worker: its records, its labels, its last loss."""
+    last: dict[str, tuple[int, float]] = {}
+    for record in records:
+        for contribution in record.contributions:
+            last[contribution.worker] = (record.round, contribution.train_loss)
+    create_table_artifact(
+        table=[_worker_row(description, last) for description in descriptions],
+        key="workers",
+        description="What each worker lets be known of itself under the disclosure `open`.",
+    )
+
+
+def evaluation_table(
+    central: Mapping[str, float], workers: Mapping[str, Mapping[str, float]]
+) -> None:
+    """One row for the central test records, and one for each worker."""
+    rows: list[dict[str, object]] = [{"where": "central", **_shown(central)}] if central else []
+    rows += [{"where": worker, **_shown(found)} for worker, found in workers.items()]
+    create_table_artifact(table=rows, key="evaluation", description="Where the model does well.")
+
+
+def _shown(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: _rounded(value) for name, value in figures.items()}
+
+
+def _worker_row(
+    description: Description, last: Mapping[str, tuple[int, float]]
+) -> dict[str, object]:
+    round, loss = last.get(description.worker, (None, None))
+    labels = ", ".join(f"{label}: {count}" for label, count in description.labels.items() if count)
+    return {
+        "worker": description.worker,
+        "records": description.records,
+        "labels": labels or "no classes",
+        "last loss": "none yet" if loss is None else _rounded(loss),
+        "in round": "none yet" if round is None else round,
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")

@@ -1,0 +1,140 @@
+"""What every worker must keep, whatever kind it is."""
+
+import pickle
+import threading
+from uuid import uuid4
+
+import pytest
+import torch
+from fedcore.data import Dataset
+from fedcore.errors import CheckpointError, WorkerFailed, WorkerRefused
+from fedcore.federation import found_with
+from fedcore.rounds import publish
+from fedcore.settings import parse
+from fedcore.store import fetch, open_store
+from fedcore.strategies import fedavg
+from fedcore.values import Contribution, Ref, Sealed
+from fedcore.workers import VirtualWorker
+
+DATA = Dataset(torch.arange(12.0).reshape(6, 2) / 12, torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"))
+
+
+def virtual(id: str, data: Dataset):
+    return VirtualWorker.holding(id, data)
+
+
+@pytest.fixture(params=[virtual], ids=["virtual"])
+def worker(request):
+    return request.param("bob", DATA)
+
+
+@pytest.fixture
+def brief(worker):
+    config = parse({"model": {"kind": "mlp", "hidden": [3]}, "local": {"epochs": 2}})
+    federation = found_with(config, [worker], fedavg(), sample=DATA).named(uuid4().hex, attempt=1)
+    made = federation.strategy.brief(federation.start, federation.terms)
+    return publish(made, terms=federation.terms, wave="bob")
+
+
+def test_the_verbs_answer_with_pointers_to_what_lies_at_the_worker(worker, brief):
+    model = worker.send(brief)
+    update = worker.train(model)
+    sealed = worker.fetch(update)
+    assert {model.owner, update.owner, sealed.owner} == {"bob"}
+    assert [r.ticket for r in (model, update, sealed)] == [brief.ticket] * 3
+    assert fetch(sealed, Sealed).contributions[0].weight == 6
+
+
+def test_every_verb_does_a_tickets_work_once(worker, brief):
+    model = worker.send(brief)
+    assert worker.send(brief) == model
+    update = worker.train(model)
+    sealed = fetch(worker.fetch(update), Sealed)
+    assert worker.train(model) == update
+    assert fetch(worker.fetch(update), Sealed) is sealed or torch.equal(
+        fetch(worker.fetch(update), Sealed).rows, sealed.rows
+    )
+
+
+def test_verbs_asked_at_the_same_time_train_once(worker, brief, monkeypatch):
+    """A retry may come while the first call still runs."""
+    import fedcore.workers.virtual as virtual_module
+
+    calls, real = [], virtual_module.train_locally
+    monkeypatch.setattr(
+        virtual_module,
+        "train_locally",
+        lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs),
+    )
+    model = worker.send(brief)
+    threads = [threading.Thread(target=worker.train, args=(model,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+def test_training_twice_gives_the_same_bits(brief):
+    rows = []
+    for _ in range(2):
+        worker = virtual("bob", DATA)
+        model = worker.send(brief)
+        rows.append(fetch(worker.fetch(worker.train(model)), Sealed).rows)
+        worker.forget(brief.ticket)
+    assert torch.equal(*rows)
+
+
+@pytest.mark.parametrize("verb", ["train", "fetch", "evaluate"])
+def test_a_worker_never_hands_over_its_data(worker, brief, verb):
+    with pytest.raises(WorkerRefused, match=r"bob in round 0.*pointer to a Dataset.*unchanged"):
+        getattr(worker, verb)(worker.data)
+
+
+def test_a_pointer_to_another_workers_update_is_refused(worker, brief):
+    update = worker.train(worker.send(brief))
+    stranger = Ref("alice", update.kind, update.store, update.key, update.ticket)
+    with pytest.raises(WorkerRefused, match="of bob; given: a pointer to a Update of alice"):
+        worker.fetch(stranger)
+
+
+def test_verbs_out_of_order_are_refused(worker, brief):
+    model = worker.send(brief)
+    with pytest.raises(WorkerRefused, match="fetch needs a pointer to a Update"):
+        worker.fetch(model)
+
+
+def test_what_a_handle_holds_is_small_and_no_data(worker):
+    assert len(pickle.dumps(worker)) < 1000
+    assert b"0.0833" not in pickle.dumps(worker)
+    assert "tensor" not in repr(worker)
+
+
+def test_a_description_counts_and_shows_no_record(worker):
+    description = worker.describe()
+    assert description.records == 6
+    assert dict(description.labels) == {"a": 3, "b": 3}
+    assert description.inputs == (2,)
+    assert not any(isinstance(v, torch.Tensor) for v in vars(description).values())
+
+
+def test_evaluation_comes_back_as_sums(worker, brief):
+    found = fetch(worker.evaluate(worker.send(brief)), Contribution)
+    assert found.measures["seen"] == 6
+    assert 0 <= found.measures["accuracy"] <= 6
+
+
+def test_an_error_in_the_workers_code_names_it_and_says_the_model_is_unchanged(brief):
+    broken = virtual(
+        "bob", Dataset(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), ("a", "b"))
+    )
+    with pytest.raises(WorkerFailed, match=r"bob in round 1, train: its code raised.*unchanged"):
+        broken.train(broken.send(brief))
+
+
+def test_what_was_kept_for_retries_can_be_forgotten(worker, brief):
+    update = worker.train(worker.send(brief))
+    worker.forget(update.ticket)
+    with pytest.raises(CheckpointError, match="given: nothing"):
+        open_store(update.store).get(update.key, object)
+    assert worker.describe().records == 6
