@@ -33,14 +33,17 @@ def run_training(
         from deployments.drain import counted_task_runs, drain
         from flows.centralised import centralised_training
         from flows.federated import federated_training
-        from flows.training import settings_of
+        from flows.training import check
         from tasks import tracking
 
-        with ThreadPoolExecutor(1) as side:
-            prepared = side.submit(tracking.prepare)
-            settings = config or settings_of(resume or "latest")
-            prepared.result()
-            api.wait_ready()
+        side = ThreadPoolExecutor(1)
+        prepared = side.submit(tracking.prepare)
+        # Bad input is told now, not by a flow run that fails a few seconds later.
+        settings = check(config, kind=kind, resume=resume)
+        prepared.result()
+        side.submit(tracking.warm_up)
+        api.wait_ready()
+        side.shutdown()
         flow = federated_training if kind == "federated" else centralised_training
         with counted_task_runs() as count:
             try:
@@ -69,7 +72,7 @@ def _say_what_was_learnt(run_id: str, records: list[RoundRecord], settings: Trai
         r.round: r.metrics["test_accuracy"] for r in records if "test_accuracy" in r.metrics
     }
     if accuracy:
-        best = max(accuracy, key=lambda round: accuracy[round])
+        best = max(accuracy, key=lambda number: accuracy[number])
         print(
             f"  test accuracy  {accuracy[last.round]:.1%} at the end, "
             f"{accuracy[best]:.1%} at its best in round {best}"

@@ -112,8 +112,8 @@ class QuorumNotMet(RoundError):
         self.round, self.quorum, self.arrived, self.missing = round, quorum, arrived, missing
         lost = ", ".join(f"{worker} ({why})" for worker, why in sorted(missing.items()))
         super().__init__(
-            f"Round {round} needs {quorum} workers; {arrived} of {arrived + len(missing)} answered. "
-            f"Missing: {lost}. The global model is unchanged; "
+            f"Round {round} needs {quorum} workers; "
+            f"{arrived} of {arrived + len(missing)} answered. Missing: {lost}. The global model is unchanged; "
             "mend the workers and resume, or lower terms.quorum."
         )
 

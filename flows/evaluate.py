@@ -8,7 +8,7 @@ from fedcore.federation import found, pool
 from fedcore.rounds import publish
 from flows.threads import threads
 from tasks import report, tracking
-from tasks.gather import survivors
+from tasks.gather import answered, survivors
 from tasks.verbs import evaluate, evaluated, verbs
 
 __all__ = ["Evaluation", "evaluate_model"]
@@ -49,8 +49,10 @@ def evaluate_model(run: str = "latest", round: int | None = None) -> Evaluation:
     send_model, evaluate_at = verbs(terms).send_model, verbs(terms).evaluate_at
     brief = publish(federation.strategy.brief(state, terms), terms=terms, wave="all")
     sent = send_model.map(federation.workers, unmapped(brief))
-    measured = evaluate_at.map(federation.workers, sent)
-    arrived = survivors(federation.workers, sent, measured, terms=terms, round=state.round)
+    there = answered(federation.workers, sent, terms=terms)
+    measured = evaluate_at.map(there.workers, there.refs)
+    back = answered(there.workers, measured, terms=terms)
+    arrived = survivors(there, back, terms=terms, round=state.round)
     workers = evaluated(arrived.refs, terms.blueprint)
     report.evaluation_table(central, workers)
     return Evaluation(run_id=trained.id, round=state.round, central=central, workers=workers)

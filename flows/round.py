@@ -17,7 +17,7 @@ from fedcore.strategies import Strategy
 from fedcore.terms import Terms
 from fedcore.values import ServerState
 from fedcore.workers import Worker
-from tasks.gather import survivors
+from tasks.gather import answered, survivors
 from tasks.record import Recorder, record
 from tasks.verbs import aggregate, evaluate, verbs
 
@@ -41,9 +41,12 @@ def federated_round(
     for wave in strategy.waves(chosen):  # one wave of all; `sequential`: waves of one
         brief = publish(strategy.brief(state, terms), terms=terms, wave=wave[0].id)
         sent = send_model.map(wave, unmapped(brief))  # the model now lives at the worker
-        trained = local_train.map(wave, sent)  # the update stays at the worker
-        sealed = fetch_update.map(wave, trained)  # what its disclosure lets out
-        arrived = survivors(wave, sent, trained, sealed, terms=terms, round=round)
+        there = answered(wave, sent, terms=terms)
+        trained = local_train.map(there.workers, there.refs)  # the update stays at the worker
+        done = answered(there.workers, trained, terms=terms)
+        sealed = fetch_update.map(done.workers, done.refs)  # what its disclosure lets out
+        back = answered(done.workers, sealed, terms=terms)
+        arrived = survivors(there, done, back, terms=terms, round=round)
         total = reveal(arrived.refs)  # what the coordinator learns
         state = aggregate(strategy, state, total, terms=terms)
         missing |= arrived.missing

@@ -18,7 +18,10 @@ from tasks import report, tracking
 from tasks.close import close
 from tasks.record import Recorder, logger
 
-__all__ = ["Outcome", "settings_of", "train"]
+__all__ = ["Kind", "Outcome", "check", "train"]
+
+Kind = Literal["federated", "centralised"]
+
 
 class Outcome(BaseModel):
     """What a training's flow returns."""
@@ -28,9 +31,7 @@ class Outcome(BaseModel):
     model_digest: str
 
 
-def train(
-    config: TrainingConfig, *, kind: Literal["federated", "centralised"], resume: str | None
-) -> Outcome:
+def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
     """Train to the last round, from the first or from where `resume` names a run that stopped.
 
     Raises:
@@ -46,7 +47,7 @@ def train(
         config = _own_settings(earlier, asked=config)
         if earlier.status == "FINISHED":
             return _outcome(earlier.id, RunFolder(earlier.folder))
-    federation = found(config) if kind == "federated" else pool(config)
+    federation = _federation(config, kind)
     with _opened(config, federation, kind=kind, earlier=earlier) as (recorder, federation):
         strategy, workers, terms = federation.strategy, federation.workers, federation.terms
         state = recorder.folder.latest() or federation.start
@@ -59,13 +60,23 @@ def train(
     return _outcome(recorder.run.id, recorder.folder)
 
 
-def settings_of(resume: str) -> TrainingConfig:
-    """The settings that a run was started with.
+def check(config: TrainingConfig | None, *, kind: Kind, resume: str | None) -> TrainingConfig:
+    """Everything that `train` refuses, without writing anything; returns the settings to use.
 
     Raises:
-        UnknownRun: there is no such run, or its checkpoints are not here.
+        ConfigError: as `train`.
     """
-    return RunFolder(tracking.find_run(resume).folder).settings()
+    if resume is not None:
+        earlier = _earlier(resume, kind=kind)
+        assert earlier is not None, "a run that is named is found or refused"
+        config = _own_settings(earlier, asked=config or TrainingConfig())
+    config = config or TrainingConfig()
+    _federation(config, kind)
+    return config
+
+
+def _federation(config: TrainingConfig, kind: Kind) -> Federation:
+    return found(config) if kind == "federated" else pool(config)
 
 
 def _earlier(resume: str | None, *, kind: str) -> tracking.FoundRun | None:
@@ -104,7 +115,7 @@ def _opened(
     config: TrainingConfig,
     federation: Federation,
     *,
-    kind: Literal["federated", "centralised"],
+    kind: Kind,
     earlier: tracking.FoundRun | None,
 ) -> Iterator[tuple[Recorder, Federation]]:
     """The run in MLflow, its folder, held by this process, and its true status at the end."""

@@ -19,18 +19,18 @@ def close(run: Recorder, federation: Federation, state: ServerState) -> None:
     """Tell MLflow and Prefect the rest. Trouble there is reported, and never fails the training:
     its checkpoints are complete."""
     logger.info("logging models and pictures", extra={"closing": True})
-    troubles = [run.tracker.settle(run.records)]
-    troubles.append(tracking.attempt(lambda: _models(run, federation), doing="take the models"))
-    troubles.append(
-        tracking.attempt(lambda: _pictures(run, federation, state), doing="take the pictures")
-    )
-    troubles.append(
-        tracking.attempt(
-            lambda: tracking.finish(run.run, "FINISHED", records=run.records),
-            doing="close the run",
-        )
-    )
-    for trouble in filter(None, troubles):
+    trouble = run.tracker.settle(run.records)
+    for doing, action in (
+        ("take the models", lambda: _models(run, federation)),
+        ("take the pictures", lambda: _pictures(run, federation, state)),
+        ("close the run", lambda: tracking.finish(run.run, "FINISHED", records=run.records)),
+    ):
+        if trouble:
+            logger.warning(trouble)
+        # A server that was waited for once is not waited for again.
+        patience = 0.0 if trouble else tracking.PATIENCE_S
+        trouble = tracking.attempt(action, doing=doing, patience=patience)
+    if trouble:
         logger.warning(trouble)
     report.progress(run.progress, done=state.round, rounds=run.rounds)
     run.tables()

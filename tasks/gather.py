@@ -3,62 +3,67 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture, PrefectFutureList, wait
 
 from fedcore.errors import QuorumNotMet, WorkerError
 from fedcore.terms import Terms
 from fedcore.values import Ref
 from fedcore.workers import Worker
 
-__all__ = ["Arrived", "survivors"]
+__all__ = ["Answered", "answered", "survivors"]
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """Pointers to what came back, sorted by worker, and why the others did not."""
+class Answered:
+    """The workers that answered a verb, in the order they were asked, and what they answered."""
 
-    refs: tuple[Ref, ...]
+    workers: list[Worker]
+    refs: list[Ref]
     missing: dict[str, str]
+    """The others, and why."""
 
 
-def survivors(
-    wave: Sequence[Worker],
-    *chain: Sequence[PrefectFuture[Ref]],
-    terms: Terms,
-    round: int,
-) -> Arrived:
-    """What arrived in time of the last verb of the chain.
+def answered(asked: Sequence[Worker], futures: PrefectFutureList[Ref], *, terms: Terms) -> Answered:
+    """What came back of a verb before the deadline; the next verb is for these workers alone.
 
-    `chain` has the futures of each verb in turn (send, train, fetch), in the order of the wave:
-    a worker's first failed verb says why it is missing.
+    Mapping the next verb over futures that still run would occupy the pool's threads with
+    waiting: 12 ms for a task run instead of 3, and a worker that hangs could starve the others.
+    """
+    done, _ = wait(list(futures), timeout=terms.deadline_s)
+    found = Answered([], [], {})
+    for worker, future in zip(asked, futures, strict=True):
+        if future not in done:
+            found.missing[worker.id] = f"no answer within {terms.deadline_s:g} s"
+            continue
+        # Until it is waited for, a future asks the server for its state, which hears of task
+        # runs in batches and may not know it yet.
+        future.wait()
+        if future.state.is_completed():
+            found.workers.append(worker)
+            found.refs.append(future.result())
+        else:
+            found.missing[worker.id] = _why(future)
+    return found
+
+
+def survivors(*answers: Answered, terms: Terms, round: int) -> Answered:
+    """Who answered every verb, sorted by worker, of those that the first verb was asked of.
 
     Raises:
-        QuorumNotMet: fewer answered than the terms ask for; names each missing one and why.
+        QuorumNotMet: fewer than the terms ask for; names each missing one and why.
     """
-    done, _ = wait(list(chain[-1]), timeout=terms.deadline_s)
-    refs, missing = [], {}
-    for worker, futures in zip(wave, zip(*chain, strict=True), strict=True):
-        if futures[-1] not in done:
-            missing[worker.id] = f"no answer within {terms.deadline_s:g} s"
-            continue
-        for future in futures:
-            # Until it is waited for, a future asks the server for its state, which hears of task
-            # runs in batches and may not know it yet.
-            future.wait()
-        if futures[-1].state.is_completed():
-            refs.append(futures[-1].result())
-        else:
-            missing[worker.id] = _why(futures)
-    quorum = min(terms.quorum or len(wave), len(wave))
-    if len(refs) < quorum:
-        raise QuorumNotMet(round=round, quorum=quorum, arrived=len(refs), missing=missing)
-    return Arrived(tuple(sorted(refs, key=lambda ref: ref.owner)), missing)
+    last = answers[-1]
+    missing = {worker: why for each in answers for worker, why in each.missing.items()}
+    asked = len(last.workers) + len(missing)
+    quorum = min(terms.quorum or asked, asked)
+    if len(last.workers) < quorum:
+        raise QuorumNotMet(round=round, quorum=quorum, arrived=len(last.workers), missing=missing)
+    pairs = sorted(zip(last.workers, last.refs, strict=True), key=lambda pair: pair[0].id)
+    return Answered([worker for worker, _ in pairs], [ref for _, ref in pairs], missing)
 
 
-def _why(futures: Sequence[PrefectFuture[Ref]]) -> str:
-    """What the first verb that failed says; the ones after it only say that they never ran."""
-    state = next(f.state for f in futures if not f.state.is_completed())
-    error = state.result(raise_on_failure=False)
+def _why(future: PrefectFuture[Ref]) -> str:
+    error = future.state.result(raise_on_failure=False)
     if isinstance(error, WorkerError):
         return f"{error.verb}: {error.reason}"
     return f"{type(error).__name__}: {error}"

@@ -1,7 +1,130 @@
-"""One intra-op thread everywhere: the tests' own and the workers' sums are then the same."""
+"""What all tests share: one intra-op thread, and the command line as a person runs it."""
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deployments.prefect_server import own_prefect_server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+FEDROUNDS = [sys.executable, "-P", "-m", "deployments.cli"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict:
+        """The JSON that --json prints last."""
+        return json.loads(self.out.strip().splitlines()[-1])
+
+    @property
+    def run_id(self) -> str:
+        """The run id, which is printed first."""
+        return self.out.split()[1]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that a person works in, with a Prefect home and a tracking database of its own."""
+
+    path: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `fedrounds`, in a session of its own so that its children can be counted."""
+        return subprocess.Popen(
+            [*FEDROUNDS, *arguments],
+            cwd=self.path,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> Done:
+        """Run `fedrounds` to its end."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=240)
+        return Done(process.returncode, out, err)
+
+    def train(self, *arguments: str, **environment: str) -> Done:
+        """Train with --json, which must succeed in silence on standard error."""
+        done = self.run("train", *arguments, "--json", **environment)
+        assert done.status == 0, done.out + done.err
+        assert done.err == ""
+        return done
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where this folder's history is."""
+        return f"sqlite:///{self.path / 'mlflow.db'}"
+
+
+def bare_environment() -> dict[str, str]:
+    """The environment without anything of Prefect, MLflow or fedrounds in it."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT", "MLFLOW", "FEDROUNDS"))
+    }
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One Prefect home for many commands: filling an empty one takes seconds."""
+    return tmp_path_factory.mktemp("prefect-home")
+
+
+@pytest.fixture(scope="session")
+def prefect_url(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API of a server that all tests share."""
+    log = tmp_path_factory.mktemp("prefect-log") / "prefect.log"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PREFECT")]:
+            patch.delenv(name)
+        patch.setenv("PREFECT_HOME", str(prefect_home))
+        with own_prefect_server(log) as url:
+            yield url
+
+
+@pytest.fixture
+def alone(tmp_path: Path, prefect_home: Path) -> Folder:
+    """A folder whose commands bring their own Prefect server."""
+    return Folder(tmp_path, {**bare_environment(), "PREFECT_HOME": str(prefect_home)})
+
+
+@pytest.fixture
+def folder(alone: Folder, prefect_url: str) -> Folder:
+    """A folder whose commands use the shared Prefect server, which saves them seconds."""
+    return Folder(alone.path, {**alone.environment, "PREFECT_API_URL": prefect_url})
+
+
+@pytest.fixture(scope="session")
+def session_folder(
+    tmp_path_factory: pytest.TempPathFactory, prefect_home: Path, prefect_url: str
+) -> Folder:
+    """A folder whose trainings several tests look at; they must not change it."""
+    environment = {
+        **bare_environment(),
+        "PREFECT_HOME": str(prefect_home),
+        "PREFECT_API_URL": prefect_url,
+    }
+    return Folder(tmp_path_factory.mktemp("session"), environment)

@@ -222,7 +222,7 @@ class TermsSettings(Settings):
     quorum: int = Field(0, ge=0)
     """Fewest workers that must answer; 0: all that were asked."""
     deadline: float = Field(600, ge=0.1, le=604_800)
-    """Seconds until a worker that has not answered is left out of the round."""
+    """Seconds that a worker may take for a verb (send, train, fetch) before the round goes on."""
     retries: int = Field(2, ge=0, le=20)
     """How often an unreachable or late worker is asked again within the round."""
 

@@ -18,8 +18,8 @@ environment  MLflow's own settings
 import tasks.tracking.environment  # noqa: F401
 from tasks.tracking.curves import log_workers
 from tasks.tracking.finding import find_by_flow_run, find_run
-from tasks.tracking.models import LoggedModels, log_models
-from tasks.tracking.progress import Progress, Tracker, attempt, keep_up, settle
+from tasks.tracking.models import LoggedModels, log_models, warm_up
+from tasks.tracking.progress import PATIENCE_S, Progress, Tracker, attempt, keep_up, settle
 from tasks.tracking.rounds import (
     load_model_file,
     log_history,
@@ -41,6 +41,7 @@ from tasks.tracking.server import check_reachable, prepare, tracking_uri
 from tasks.tracking.summary import summary
 
 __all__ = [
+    "PATIENCE_S",
     "FlowRunLink",
     "FoundRun",
     "LoggedModels",
@@ -68,4 +69,5 @@ __all__ = [
     "start_run",
     "summary",
     "tracking_uri",
+    "warm_up",
 ]

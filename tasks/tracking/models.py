@@ -24,13 +24,14 @@ from torch import nn
 from fedcore.checkpoint import RunFolder
 from fedcore.initial import load_into
 from fedcore.models import Blueprint, build
+from fedcore.settings.model import Linear
 from fedcore.values import ModelState, RoundRecord
 from tasks.tracking.rounds import log_metrics
 from tasks.tracking.runs import Run
 from tasks.tracking.server import TROUBLE, client
 from tasks.tracking.summary import best_record
 
-__all__ = ["LoggedModels", "log_models"]
+__all__ = ["LoggedModels", "log_models", "warm_up"]
 
 EXAMPLES = 3
 """torch.export takes a batch of 1 for a constant; zeros, because no record may leave."""
@@ -69,6 +70,16 @@ def log_models(
     except _ExportError as error:
         return LoggedModels(best.round, final.round, warning=str(error))
     return LoggedModels(best.round, final.round, **logged)
+
+
+def warm_up() -> None:
+    """Do early, in a thread with time to spare, what the first `log_models` would wait for.
+
+    torch.export imports a symbolic algebra system and a compiler: 1.5 seconds of a core.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        tiny = Blueprint(Linear(), inputs=(1,), outputs=1, classes=0)
+        _save(build(tiny).eval(), Path(temporary, "model"), Model(), blueprint=tiny)
 
 
 class _ExportError(Exception):
@@ -122,7 +133,7 @@ def _module(blueprint: Blueprint, state: ModelState) -> nn.Module:
 
 
 def _save(module: nn.Module, path: Path, description: Model, *, blueprint: Blueprint) -> None:
-    from mlflow import pytorch  # takes a second, see `prepare`
+    from mlflow import pytorch  # see `warm_up`
 
     example = torch.zeros(EXAMPLES, *blueprint.inputs)
     try:

@@ -4,6 +4,7 @@ Checkpoints are the truth; MLflow is told from them what it does not have yet. W
 told, that is remembered and tried again at a later round, and at the end more patiently.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -152,21 +153,25 @@ class Tracker:
     run: Run
     folder: RunFolder
     progress: Progress = field(default_factory=Progress)
+    _alone: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    """Two threads that tell of the same workers at once would open two runs for each."""
 
     def round(self, records: Sequence[RoundRecord], model: ModelState | None = None) -> None:
         """A round is committed: tell MLflow of it, and of what it missed. Never raises for MLflow.
 
         `records` are all rounds so far; `model` is the one after the last of them.
         """
-        self.progress = keep_up(
-            self.run, records, progress=self.progress, folder=self.folder, latest=model
-        )
+        with self._alone:
+            self.progress = keep_up(
+                self.run, records, progress=self.progress, folder=self.folder, latest=model
+            )
 
     def settle(self, records: Sequence[RoundRecord], *, patience: float = PATIENCE_S) -> str:
         """The last round is committed: catch up. Returns the trouble in one message, or nothing."""
-        self.progress = settle(
-            self.run, records, progress=self.progress, folder=self.folder, patience=patience
-        )
+        with self._alone:
+            self.progress = settle(
+                self.run, records, progress=self.progress, folder=self.folder, patience=patience
+            )
         if not self.progress.trouble:
             return ""
         last = records[-1].round if records else 0

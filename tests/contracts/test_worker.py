@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 import torch
+
 from fedcore.data import Dataset
 from fedcore.errors import CheckpointError, WorkerFailed, WorkerRefused
 from fedcore.federation import found_with

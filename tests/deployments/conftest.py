@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-
-from deployments.prefect_server import own_prefect_server
 
 ROOT = Path(__file__).parents[2]
 # Long enough for a machine that does many other things; nothing waits for it in vain.
@@ -34,27 +33,10 @@ class Ask(Protocol):
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("prefect-home")
-
-
-@pytest.fixture(scope="session")
 def clean(prefect_home: Path) -> dict[str, str]:
     """An environment in which only the Prefect home is set."""
     bare = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW"))}
     return {**bare, "PREFECT_HOME": str(prefect_home), "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-@pytest.fixture(scope="session")
-def prefect_url(clean: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API of a server that all tests share."""
-    log = tmp_path_factory.mktemp("prefect-log") / "prefect.log"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("PREFECT")]:
-            patch.delenv(name)
-        patch.setenv("PREFECT_HOME", clean["PREFECT_HOME"])
-        with own_prefect_server(log) as url:
-            yield url
 
 
 @pytest.fixture
@@ -85,8 +67,18 @@ def ask() -> Ask:
     def ask(url: str, path: str, body: object | None = None) -> object:
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"{url}{path}", data, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=PATIENCE) as answer:
-            return json.load(answer)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with urlopen(request, timeout=PATIENCE) as answer:
+                    return json.load(answer)
+            except HTTPError as error:
+                # The server's word for a database that is locked for the moment; Prefect's own
+                # client asks again, too.
+                with error:
+                    if error.code != 503 or time.monotonic() > deadline:
+                        raise
+            time.sleep(0.5)
 
     return ask
 

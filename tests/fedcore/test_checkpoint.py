@@ -6,14 +6,15 @@ import signal
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedcore.checkpoint import RunFolder, home
 from fedcore.codec import decode, encode
 from fedcore.errors import CheckpointError, UnknownRun
 from fedcore.settings import TrainingConfig
 from fedcore.store import fetch, open_store, put
 from fedcore.values import Contribution, ModelState, RoundRecord, ServerState
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
 NAMES = st.text(min_size=1, max_size=8)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fedcore.optimisers import stepper
 from fedcore.schedules import learning_rate
 from fedcore.settings.training import (

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from pydantic import TypeAdapter
+
 from fedcore.errors import Diverged
 from fedcore.settings.training import StrategySettings
 from fedcore.strategies import fedavg, fedprox, fedsgd, sequential, strategy_of
 from fedcore.trees import Layout, same
 from fedcore.values import Contribution, ModelState, Total
-from pydantic import TypeAdapter
 
 ALL = [fedavg(), fedsgd(), fedprox(mu=0.1), sequential()]
 AVERAGING = ALL[:3]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from fedcore.data import Dataset, deal
 from fedcore.federation import pool
 from fedcore.settings import parse

@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
 from fedcore.data import Dataset
 from fedcore.federation import found_with
 from fedcore.initial import load_into
@@ -11,9 +15,6 @@ from fedcore.settings import parse
 from fedcore.simulation import simulate
 from fedcore.strategies import strategy_of
 from fedcore.workers import VirtualWorker
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
 
 STRATEGIES = ["sequential", "fedavg", "fedsgd", "fedprox"]
 OPTIMISERS = [

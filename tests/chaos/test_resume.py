@@ -1,0 +1,164 @@
+"""kill -9 at any moment, then --resume: the same run goes on to the same model, bit for bit."""
+
+import os
+import random
+import re
+import signal
+import time
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from fedcore.checkpoint import RunFolder
+
+# Rounds long enough that a kill falls between them, short enough for a test.
+LONG = ["digits", "--set", "local.epochs=10"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(session_folder):
+    return session_folder.train(*LONG)
+
+
+def read_until(process, pattern):
+    for line in process.stdout:
+        if found := re.search(pattern, line):
+            return found
+    pytest.fail(f"ended before it printed {pattern}: {process.stderr.read()}")
+
+
+def orphans_of(session: int) -> list[str]:
+    """Processes of the killed command's session that are still there."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        try:
+            if os.getsid(process.pid) == session and process.info["status"] != "zombie":
+                found.append(" ".join(process.info["cmdline"] or []))
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return found
+
+
+def kill_and_resume(folder, pause_s, by="latest"):
+    process = folder.start("train", *LONG)
+    run_id = read_until(process, r"^run (\w+)")[1]
+    time.sleep(pause_s)
+    ended = process.poll() is not None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if not ended:
+        deadline = time.monotonic() + 30
+        while orphans_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert orphans_of(process.pid) == []
+    done = folder.run("train", "--resume", run_id if by == "run" else by, "--json")
+    return run_id, ended, done
+
+
+def assert_same_training(folder, run_id, result, uninterrupted):
+    assert result["run_id"] == run_id
+    assert result["model_digest"] == uninterrupted.result["model_digest"]
+    client = MlflowClient(folder.tracking_uri)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    for name in ("train_loss", "test_loss", "round_seconds"):
+        steps = [m.step for m in client.get_metric_history(run_id, name)]
+        assert sorted(steps) == list(range(1, 13)), name
+    found = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert len(found) == 10
+    for child in found:
+        steps = [m.step for m in client.get_metric_history(child.info.run_id, "train_loss")]
+        assert sorted(steps) == list(range(1, 13))
+
+
+def check_random_kill(folder, pause_s, uninterrupted):
+    run_id, ended, done = kill_and_resume(folder, pause_s, by="run")
+    if ended or (done.status == 2 and "which is finished" in done.err):
+        return  # the training was faster than the kill: nothing to resume
+    assert done.status == 0, done.out + done.err
+    assert_same_training(folder, run_id, done.result, uninterrupted)
+
+
+def moments(count):
+    """Random moments between the run id and the last round; the seed is printed on failure."""
+    return [round(random.Random(17 + i).uniform(0.0, 5.0), 2) for i in range(count)]
+
+
+@pytest.mark.parametrize("pause_s", moments(3))
+def test_a_killed_training_goes_on_to_the_same_model(alone, pause_s, uninterrupted):
+    check_random_kill(alone, pause_s, uninterrupted)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("pause_s", moments(10))
+def test_a_killed_training_goes_on_to_the_same_model_ten_times(alone, pause_s, uninterrupted):
+    check_random_kill(alone, pause_s, uninterrupted)
+
+
+def test_it_can_be_killed_again_and_again_and_finished_rounds_are_not_repeated(
+    folder, uninterrupted
+):
+    process = folder.start("train", *LONG)
+    run_id = read_until(process, r"^run (\w+)")[1]
+    for stop in (3, 7):
+        read_until(process, rf"^round {stop} of 12")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        committed = RunFolder(folder.path / ".fedrounds" / run_id).rounds()
+        assert committed[-1] >= stop
+        process = folder.start("train", "--resume", "latest")
+        first = read_until(process, r"^round (\d+) of 12")
+        assert int(first[1]) == committed[-1] + 1
+    process.communicate()
+    assert process.returncode == 0
+    state = RunFolder(folder.path / ".fedrounds" / run_id).latest()
+    assert state.model.digest == uninterrupted.result["model_digest"]
+
+
+def test_two_resumes_at_once_the_second_is_refused(folder):
+    first = folder.start("train", *LONG)
+    run_id = read_until(first, r"^run (\w+)")[1]
+    second = folder.run("train", "--resume", run_id)
+    assert second.status == 2, second.out + second.err
+    assert f"which process {first.pid} is training" in second.err
+    out, err = first.communicate()
+    assert first.returncode == 0, out + err
+    assert MlflowClient(folder.tracking_uri).get_run(run_id).info.status == "FINISHED"
+
+
+def test_ctrl_c_leaves_a_killed_run_that_can_be_resumed(folder, uninterrupted):
+    process = folder.start("train", *LONG)
+    run_id = read_until(process, r"^run (\w+)")[1]
+    read_until(process, r"^round 2 of 12")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"--resume {run_id}" in err or "--resume latest" in err
+    assert MlflowClient(folder.tracking_uri).get_run(run_id).info.status == "KILLED"
+    done = folder.run("train", "--resume", "latest", "--json")
+    assert_same_training(folder, run_id, done.result, uninterrupted)
+
+
+def test_a_finished_run_and_other_settings_are_refused(session_folder, uninterrupted):
+    finished = session_folder.run("train", "--resume", uninterrupted.run_id)
+    assert finished.status == 2
+    assert "which is finished" in finished.err
+
+
+def test_other_settings_than_the_runs_own_are_refused(folder):
+    process = folder.start("train", *LONG)
+    run_id = read_until(process, r"^run (\w+)")[1]
+    read_until(process, r"^round 1 of 12")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = RunFolder(folder.path / ".fedrounds" / run_id).rounds()
+    other = folder.run("train", *LONG, "--set", "rounds=13", "--resume", run_id)
+    assert other.status == 2, other.out
+    assert "must be resumed with its own settings; given: other rounds" in other.err
+    baseline = folder.run("centralised", "--resume", run_id)
+    assert baseline.status == 2
+    assert "the flow that started it" in baseline.err
+    assert RunFolder(folder.path / ".fedrounds" / run_id).rounds() == before
+    assert MlflowClient(folder.tracking_uri).get_run(run_id).info.status == "RUNNING"
