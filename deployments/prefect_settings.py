@@ -16,6 +16,8 @@ CLIENT_DEFAULTS = {
     # The terminal belongs to the progress of the training; the API gets every log line.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
+    # What the training says belongs in its flow run's log.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "fedrounds",
     # Pickle otherwise: whoever can write to the result storage could run code here.
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     # The shortest that Prefect allows: how soon a killed training can be noticed.

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -44,10 +44,11 @@ class Folder:
 
     path: Path
     environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start `fedrounds`, in a session of its own so that its children can be counted."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*FEDROUNDS, *arguments],
             cwd=self.path,
             env={**self.environment, **environment},
@@ -57,6 +58,14 @@ class Folder:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """End what a test has left running."""
+        for process in self.started:
+            process.kill()
+            process.communicate()
 
     def run(self, *arguments: str, **environment: str) -> Done:
         """Run `fedrounds` to its end."""
@@ -106,15 +115,19 @@ def prefect_url(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def alone(tmp_path: Path, prefect_home: Path) -> Folder:
+def alone(tmp_path: Path, prefect_home: Path) -> Iterator[Folder]:
     """A folder whose commands bring their own Prefect server."""
-    return Folder(tmp_path, {**bare_environment(), "PREFECT_HOME": str(prefect_home)})
+    made = Folder(tmp_path, {**bare_environment(), "PREFECT_HOME": str(prefect_home)})
+    yield made
+    made.stop()
 
 
 @pytest.fixture
-def folder(alone: Folder, prefect_url: str) -> Folder:
+def folder(alone: Folder, prefect_url: str) -> Iterator[Folder]:
     """A folder whose commands use the shared Prefect server, which saves them seconds."""
-    return Folder(alone.path, {**alone.environment, "PREFECT_API_URL": prefect_url})
+    made = Folder(alone.path, {**alone.environment, "PREFECT_API_URL": prefect_url})
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="session")

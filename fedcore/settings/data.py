@@ -88,8 +88,8 @@ class CustomSource(Settings):
 
 
 Source = Annotated[
-    Toy | Digits | BreastCancer | Synthetic | Files | CustomSource,
-    by_kind(Toy, Digits, BreastCancer, Synthetic, Files, CustomSource),
+    Digits | Toy | BreastCancer | Synthetic | Files | CustomSource,
+    by_kind(Digits, Toy, BreastCancer, Synthetic, Files, CustomSource),
 ]
 
 

@@ -195,7 +195,7 @@ class Fedprox(Settings):
 
 
 StrategySettings = Annotated[
-    Sequential | Fedavg | Fedsgd | Fedprox, by_kind(Sequential, Fedavg, Fedsgd, Fedprox)
+    Fedavg | Fedsgd | Sequential | Fedprox, by_kind(Fedavg, Fedsgd, Sequential, Fedprox)
 ]
 
 
