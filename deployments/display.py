@@ -57,7 +57,6 @@ def displayed() -> Iterator[Display]:
     display = Display(Console(file=sys.stdout))
     logger = logging.getLogger("fedrounds")
     logger.addHandler(display)
-    logger.setLevel(logging.INFO)
     try:
         yield display
     finally:

@@ -18,6 +18,8 @@ CLIENT_DEFAULTS = {
     "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
     # What the training says belongs in its flow run's log.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "fedrounds",
+    # A line for every task that went well would bury it.
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
     # Pickle otherwise: whoever can write to the result storage could run code here.
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     # The shortest that Prefect allows: how soon a killed training can be noticed.

@@ -168,7 +168,9 @@ def _announce(recorder: Recorder, config: TrainingConfig) -> None:
     url = tracking.run_link(recorder.run)
     report.link(
         url or f"http://127.0.0.1:5000{tracking.run_path(recorder.run)}",
-        description="" if url else "It opens while `fedrounds up` runs in the training's folder.",
+        description="Metrics, curves, pictures and models."
+        if url
+        else "It opens while `fedrounds up` runs in the training's folder.",
     )
 
 

@@ -19,6 +19,7 @@ __all__ = ["Recorder", "logger", "record"]
 
 # The command line listens to this logger, and Prefect carries it into the flow run's log.
 logger = logging.getLogger("fedrounds")
+logger.setLevel(logging.INFO)  # the root's WARNING would keep every round from being told
 
 TABLES_EVERY_S = 3.0
 """Tables of all rounds grow with the rounds: sending them this often is enough to watch."""

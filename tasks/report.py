@@ -4,11 +4,20 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from prefect.artifacts import (
+    TableArtifact,
     create_link_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.runtime import flow_run
 
 from fedcore.values import Description, RoundRecord
 
@@ -23,7 +32,11 @@ __all__ = [
 
 
 def start_progress(*, done: int, rounds: int) -> UUID:
-    """A progress bar on the flow run's page; returns its id."""
+    """A progress bar on the flow run's page; returns its id. A retried run has one already."""
+    earlier = _earlier("progress")
+    if earlier is not None:
+        progress(earlier, done=done, rounds=rounds)
+        return earlier
     made = create_progress_artifact(
         progress=100 * done / rounds, key="progress", description=f"{rounds} rounds"
     )
@@ -38,16 +51,17 @@ def progress(artifact: UUID, *, done: int, rounds: int) -> None:
 
 def link(url: str, *, description: str) -> None:
     """A link to the training's MLflow run."""
-    create_link_artifact(
-        link=url, link_text="MLflow run", key="mlflow-run", description=description
-    )
+    if _earlier("mlflow-run") is None:
+        create_link_artifact(
+            link=url, link_text="MLflow run", key="mlflow-run", description=description
+        )
 
 
 def rounds_table(records: Sequence[RoundRecord]) -> None:
     """One row per round: what a person scans for."""
-    create_table_artifact(
-        table=[_round_row(record) for record in records],
-        key="rounds",
+    _table(
+        "rounds",
+        [_round_row(record) for record in records],
         description="Every finished round. Losses are means over records.",
     )
 
@@ -73,10 +87,10 @@ def workers_table(descriptions: Sequence[Description], records: Sequence[RoundRe
     for record in records:
         for contribution in record.contributions:
             last[contribution.worker] = (record.round, contribution.train_loss)
-    create_table_artifact(
-        table=[_worker_row(description, last) for description in descriptions],
-        key="workers",
-        description="What each worker lets be known of itself under the disclosure `open`.",
+    _table(
+        "workers",
+        [_worker_row(description, last) for description in descriptions],
+        description="What each worker lets be known of itself (disclosure open).",
     )
 
 
@@ -87,6 +101,34 @@ def evaluation_table(
     rows: list[dict[str, object]] = [{"where": "central", **_shown(central)}] if central else []
     rows += [{"where": worker, **_shown(found)} for worker, found in workers.items()]
     create_table_artifact(table=rows, key="evaluation", description="Where the model does well.")
+
+
+def _table(key: str, rows: list[dict[str, object]], *, description: str) -> None:
+    """The flow run's table of this name: made once, then replaced.
+
+    Prefect keeps every version that is created, and the flow run's page shows them all.
+    """
+    earlier = _earlier(key)
+    if earlier is None:
+        create_table_artifact(table=rows, key=key, description=description)
+        return
+    # Prefect's own form of the data: a loss that is not finite is no JSON.
+    data = TableArtifact(key=key, table=rows).format()
+    with get_client(sync_client=True) as client:
+        client.update_artifact(earlier, ArtifactUpdate(data=data))
+
+
+def _earlier(key: str) -> UUID | None:
+    """The artifact of this flow run with this key, from this attempt or one before a Retry."""
+    if not flow_run.id:
+        return None
+    mine = ArtifactFilter(
+        key=ArtifactFilterKey(any_=[key]),
+        flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(str(flow_run.id))]),
+    )
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=mine)
+    return found[0].id if found else None
 
 
 def _shown(figures: Mapping[str, float]) -> dict[str, float]:
