@@ -69,7 +69,7 @@ class WorkerError(FedroundsError):
 
     def __str__(self) -> str:
         return (
-            f"{self.worker} in round {self.round}, {self.verb}: {self.reason} "
+            f"{self.worker} in round {self.round}, {self.verb}: {self.reason}. "
             "The global model is unchanged."
         )
 
@@ -113,8 +113,8 @@ class QuorumNotMet(RoundError):
         lost = ", ".join(f"{worker} ({why})" for worker, why in sorted(missing.items()))
         super().__init__(
             f"Round {round} needs {quorum} workers; "
-            f"{arrived} of {arrived + len(missing)} answered. Missing: {lost}. The global model is unchanged; "
-            "mend the workers and resume, or lower terms.quorum."
+            f"{arrived} of {arrived + len(missing)} answered. Missing: {lost}. "
+            "The global model is unchanged; mend the workers and resume, or lower terms.quorum."
         )
 
 

@@ -1,7 +1,7 @@
 """The backend `threads`: workers of this process, side by side."""
 
 import os
-from typing import Any, cast
+from typing import cast
 
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -12,7 +12,7 @@ __all__ = ["threads"]
 WIDTH = max(4, os.cpu_count() or 4)
 
 
-def threads() -> TaskRunner[PrefectFuture[Any]]:
+def threads() -> TaskRunner[PrefectFuture[object]]:
     """A task runner that has as many workers train at a time as there are cores."""
     # The decorator asks for a runner of any future; the thread runner says which it makes.
-    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=WIDTH))
+    return cast("TaskRunner[PrefectFuture[object]]", ThreadPoolTaskRunner(max_workers=WIDTH))

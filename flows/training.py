@@ -16,6 +16,7 @@ from fedcore.store import open_store
 from flows.round import federated_round
 from tasks import report, tracking
 from tasks.close import close
+from tasks.memory import forget_task_runs
 from tasks.record import Recorder, logger
 
 __all__ = ["Kind", "Outcome", "check", "train"]
@@ -56,6 +57,7 @@ def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
             for worker in workers:
                 worker.forget(terms.ticket(state.round))
             open_store(terms.store).drop(f"{terms.run}/")
+            forget_task_runs()
         close(recorder, federation, state)
     return _outcome(recorder.run.id, recorder.folder)
 

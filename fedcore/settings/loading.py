@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from fedcore.errors import ConfigError, nearest
 from fedcore.settings.training import TrainingConfig
@@ -13,7 +13,7 @@ from fedcore.settings.training import TrainingConfig
 __all__ = ["configured", "explain", "parse", "read", "replace"]
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, JsonValue]:
     """The mapping in a YAML file.
 
     Raises:
@@ -40,7 +40,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def replace(settings: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+def replace(settings: Mapping[str, JsonValue], changes: Iterable[str]) -> dict[str, JsonValue]:
     """Settings with each `a.b=c` applied in turn; c is read as YAML.
 
     `x.kind=...` replaces the whole of x by that kind's defaults, because the fields of one kind
@@ -104,7 +104,7 @@ def configured(path: Path, changes: Iterable[str]) -> TrainingConfig:
     return parse(replace(complete, changes))
 
 
-def parse(settings: Mapping[str, Any]) -> TrainingConfig:
+def parse(settings: Mapping[str, object]) -> TrainingConfig:
     """Checked settings.
 
     Raises:
@@ -116,12 +116,12 @@ def parse(settings: Mapping[str, Any]) -> TrainingConfig:
         raise ConfigError(explain(error, settings)) from None
 
 
-def explain(error: ValidationError, settings: Mapping[str, Any]) -> str:
+def explain(error: ValidationError, settings: Mapping[str, object]) -> str:
     """Every mistake on a line of its own: what must hold; what was given; what to do."""
     return "\n".join(_line(dict(mistake), settings) for mistake in error.errors())
 
 
-def _line(mistake: dict[str, Any], settings: Mapping[str, Any]) -> str:
+def _line(mistake: dict[str, Any], settings: Mapping[str, object]) -> str:
     where = ".".join(str(part) for part in mistake["loc"]) or "The settings"
     if mistake["type"] == "extra_forbidden":
         known = _fields(mistake["loc"][:-1], settings)

@@ -57,7 +57,7 @@ class VirtualWorker:
         with self._guarded("send", brief):
             received = fetch(brief, Brief)
             if received.disclosure != "open":
-                raise self._refusal("send", brief, "only the disclosure `open` is known here;")
+                raise self._refusal("send", brief, "only the disclosure `open` is known here")
             return self._once(received.ticket, lambda: received, kind=Brief)
 
     def train(self, model: Ref) -> Ref:
@@ -114,14 +114,14 @@ class VirtualWorker:
                 verb,
                 ref,
                 f"{verb} needs a pointer to a {kind.__name__} of {self.id}; "
-                f"given: a pointer to a {ref.kind} of {ref.owner};",
+                f"given: a pointer to a {ref.kind} of {ref.owner}",
             )
         return fetch(ref, kind)
 
     def _refusal(self, verb: str, ref: Ref, reason: str) -> WorkerRefused:
         round = ref.ticket.round if ref.ticket else 0
         return WorkerRefused(
-            f"{reason} pass on what the verb before returned.",
+            f"{reason}; pass on what the verb before returned",
             worker=self.id,
             verb=verb,
             round=round,
@@ -138,7 +138,7 @@ class VirtualWorker:
             round = ref.ticket.round if ref.ticket else 0
             first = (str(error).splitlines() or [""])[0]
             raise WorkerFailed(
-                f"its code raised {type(error).__name__}: {first};",
+                f"its code raised {type(error).__name__}: {first}",
                 worker=self.id,
                 verb=verb,
                 round=round,

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 import venv
 import zipfile
 from contextlib import closing
@@ -36,7 +35,7 @@ def installed(wheel, tmp_path_factory):
     """The bin folder of an environment that has the wheel and its extra, and nothing of ours."""
     place = tmp_path_factory.mktemp("environment") / "venv"
     venv.create(place, with_pip=True)
-    pip = [place / "bin/python", "-m", "pip", "--disable-pip-version-check"]
+    pip = [place / "bin/python", "-I", "-m", "pip", "--disable-pip-version-check"]
     subprocess.run(
         [*pip, "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[flows]"],
         check=True,
@@ -80,7 +79,7 @@ def test_the_installed_command_trains_digits_among_namesakes(installed, namesake
 
 
 def test_the_installed_command_serves_deployments_among_namesakes(
-    installed, namesakes, eventually
+    installed, namesakes, ask, eventually
 ):
     folder, environment = namesakes
     ports = []
@@ -101,20 +100,12 @@ def test_the_installed_command_serves_deployments_among_namesakes(
             said += line
         api = re.search(r"export PREFECT_API_URL=(\S+)", said)[1]
 
-        def ask(path, body=None):
-            data = None if body is None else json.dumps(body).encode()
-            request = urllib.request.Request(
-                f"{api}{path}", data, {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)
-
-        served = {d["name"]: d["id"] for d in ask("/deployments/filter", {})}
+        served = {d["name"]: d["id"] for d in ask(api, "/deployments/filter", {})}
         assert {"tutorial", "tutorial-centralised", "digits", "digits-nightly"} <= set(served)
-        run = ask(f"/deployments/{served['tutorial']}/create_flow_run", {})["id"]
+        run = ask(api, f"/deployments/{served['tutorial']}/create_flow_run", {})["id"]
 
         def state():
-            return ask(f"/flow_runs/{run}")["state_type"]
+            return ask(api, f"/flow_runs/{run}")["state_type"]
 
         eventually(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), "the run ends")
         assert state() == "COMPLETED"

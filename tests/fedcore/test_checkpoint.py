@@ -115,7 +115,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
 
 
 def test_an_unknown_run_says_where_it_looked(tmp_path):
-    with pytest.raises(UnknownRun, match="given: nothing-here.*FEDROUNDS_HOME"):
+    with pytest.raises(UnknownRun, match=r"given: nothing-here.*FEDROUNDS_HOME"):
         RunFolder(tmp_path / "nothing-here").settings()
 
 
@@ -132,9 +132,9 @@ def test_a_run_is_held_by_one_process_until_that_dies(tmp_path):
     process.start()
     try:
         assert held.wait(10)
-        with pytest.raises(UnknownRun, match=f"which process {process.pid} is training"):
-            with RunFolder(tmp_path).lock():
-                pass
+        refused = pytest.raises(UnknownRun, match=f"which process {process.pid} is training")
+        with refused, RunFolder(tmp_path).lock():
+            pass
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.join()

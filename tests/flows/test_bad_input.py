@@ -56,8 +56,8 @@ FOUND = {
 
 
 def assert_nothing_written(path):
-    assert not [p for p in path.rglob("round-*")]
-    assert not [p for p in path.rglob("settings.json")]
+    assert not list(path.rglob("round-*"))
+    assert not list(path.rglob("settings.json"))
     database = path / "mlflow.db"
     if database.exists():
         with closing(sqlite3.connect(database)) as connection:

@@ -33,9 +33,14 @@ class Scripted:
 
 
 def terms(**changes):
-    config = parse({"terms": changes, "data": {"source": {"kind": "toy"}, "test_share": 0},
-                    "model": {"kind": "linear"},
-                    "workers": {"kind": "virtual", "count": 2, "partition": {"kind": "iid"}}})  # fmt: skip
+    config = parse(
+        {
+            "terms": changes,
+            "data": {"source": {"kind": "toy"}, "test_share": 0},
+            "model": {"kind": "linear"},
+            "workers": {"kind": "virtual", "count": 2, "partition": {"kind": "iid"}},
+        }
+    )
     return found(config).named("gathering", attempt=1).terms
 
 
@@ -75,12 +80,12 @@ def test_answers_are_sorted_by_worker_whoever_comes_first(ask):
 
 
 def test_an_unreachable_worker_is_asked_again_and_a_refusal_is_final(ask):
-    back = Scripted("bob", lost("no connection;"), None)
-    never = Scripted("carol", lost("not here;", WorkerRefused))
+    back = Scripted("bob", lost("no connection"), None)
+    never = Scripted("carol", lost("not here", WorkerRefused))
     found = ask([Scripted("alice", None), back, never], quorum=2, retries=3)
     assert [worker.id for worker in found.workers] == ["alice", "bob"]
     assert (back.calls, never.calls) == (2, 1)
-    assert found.missing == {"carol": "send: not here;"}
+    assert found.missing == {"carol": "send: not here"}
 
 
 def test_a_bug_is_not_retried(ask):
@@ -94,14 +99,14 @@ def test_too_few_answers_name_everyone_who_is_missing_and_why(ask):
     hangs = threading.Event()
     workers = [
         Scripted("alice", None),
-        Scripted("bob", lost("no connection;")),
+        Scripted("bob", lost("no connection")),
         Scripted("carol", lambda: hangs.wait(20)),
     ]
     threading.Timer(3.0, hangs.set).start()  # or the flow would wait for the thread at its end
     with pytest.raises(QuorumNotMet) as caught:
         ask(workers, quorum=2, retries=0, deadline=1.0)
     assert str(caught.value) == (
-        "Round 1 needs 2 workers; 1 of 3 answered. Missing: bob (send: no connection;), "
+        "Round 1 needs 2 workers; 1 of 3 answered. Missing: bob (send: no connection), "
         "carol (no answer within 1 s). The global model is unchanged; "
         "mend the workers and resume, or lower terms.quorum."
     )
@@ -109,4 +114,4 @@ def test_too_few_answers_name_everyone_who_is_missing_and_why(ask):
 
 def test_without_a_quorum_all_must_answer(ask):
     with pytest.raises(QuorumNotMet, match=r"needs 2 workers; 1 of 2 answered"):
-        ask([Scripted("alice", None), Scripted("bob", lost("gone;"))], retries=0)
+        ask([Scripted("alice", None), Scripted("bob", lost("gone"))], retries=0)
