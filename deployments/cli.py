@@ -17,7 +17,6 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="fedrounds",
-    help="Federated learning whose rounds are Prefect tasks and whose history is MLflow.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,7 +50,25 @@ Resume = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="MLflow or Prefect run id, or `latest`.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="MLflow or Prefect run id, or `latest`: the newest with a finished round.",
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def fedrounds(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Federated learning whose rounds are Prefect tasks and whose history is MLflow."""
+    if version:
+        from importlib.metadata import version as of
+
+        print(f"fedrounds {of('fedrounds')}")
+        raise typer.Exit
 
 
 @app.command()
@@ -74,7 +91,7 @@ def centralised(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train the baseline: the same settings on all the data in one place."""
+    """Train the baseline on all data in one place."""
     _train("centralised", name, changes, resume=resume, json=json, debug=debug)
 
 
@@ -105,7 +122,7 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a run's model on the central test records and on every worker."""
+    """Measure a run's model on every worker."""
     with _clear_errors(debug=debug):
         _needs("prefect", extra="flows")
         from deployments.evaluation import run_evaluation
@@ -122,7 +139,7 @@ def model(
     output: Annotated[Path | None, typer.Option(help="Where to write the weights.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Write the weights of any round to a safetensors file."""
+    """Write a round's weights to a file."""
     with _clear_errors(debug=debug):
         _needs("mlflow", extra="flows")
         from deployments.weights import write_weights
@@ -136,7 +153,7 @@ def up(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
     debug: Debug = False,
 ) -> None:
-    """Start Prefect, MLflow and the deployments on this machine, until Ctrl-C."""
+    """Start Prefect, MLflow and the deployments."""
     with _clear_errors(debug=debug):
         _needs("prefect", extra="flows")
         from deployments.up import up as start

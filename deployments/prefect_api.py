@@ -50,6 +50,8 @@ def prefect_api(*, log: Path) -> Iterator[PrefectAPI]:
     server = start_prefect_server(log=log)
     api = PrefectAPI(f"{server.url}/api", server)
     os.environ["PREFECT_API_URL"] = api.url
+    # Its port dies with it: links to the run must lead to where `fedrounds up` shows the run.
+    os.environ.setdefault("PREFECT_UI_URL", "http://127.0.0.1:4200")
     try:
         yield api
     finally:

@@ -1,8 +1,10 @@
 """`fedrounds train` and `fedrounds centralised`: servers, the flow, what is said at the end."""
 
 import json as jsonlib
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 from deployments.display import displayed
@@ -57,32 +59,44 @@ def run_training(
                 file=sys.stderr,
             )
         display.stop()
-    records = RunFolder.of(outcome.run_id).records()
-    _say_what_was_learnt(outcome.run_id, records, settings)
+        records = RunFolder(tracking.find_run(outcome.run_id).folder).records()
+        best = int(tracking.summary(records)["best_round"])
+    _say_what_was_learnt(outcome.run_id, records, settings, best=best)
     if json:
         print(jsonlib.dumps(_result(outcome.run_id, outcome.model_digest, records)))
 
 
-def _say_what_was_learnt(run_id: str, records: list[RoundRecord], settings: TrainingConfig) -> None:
+def _say_what_was_learnt(
+    run_id: str, records: list[RoundRecord], settings: TrainingConfig, *, best: int
+) -> None:
     last = records[-1]
-    print(
-        f"\nLearnt {settings.name} in {last.round} rounds from {len(last.contributions)} workers."
-    )
+    number = len(last.contributions)
+    whom = "one worker" if number == 1 else f"{number} workers"
+    print(f"\nLearnt {settings.name} in {last.round} rounds from {whom}.")
     accuracy = {
         r.round: r.metrics["test_accuracy"] for r in records if "test_accuracy" in r.metrics
     }
     if accuracy:
-        best = max(accuracy, key=lambda number: accuracy[number])
         print(
             f"  test accuracy  {accuracy[last.round]:.1%} at the end, "
-            f"{accuracy[best]:.1%} at its best in round {best}"
+            f"{accuracy[best]:.1%} in round {best}, the best by test loss"
         )
     print(f"  train loss     {records[0].metrics['train_loss']:.4f} -> "
           f"{last.metrics['train_loss']:.4f}")  # fmt: skip
+    command = _command()
     print("Look at it:")
-    print("  fedrounds up                    Prefect and MLflow in your browser")
-    print(f"  fedrounds model {run_id}   the weights, of this or any round")
-    print(f"  fedrounds evaluate {run_id}   the model on every worker")
+    print(f"  {command} up")
+    print("      Prefect and MLflow in your browser")
+    print(f"  {command} model {run_id}")
+    print("      the weights, of this or any round")
+    print(f"  {command} evaluate {run_id}")
+    print("      the model on every worker")
+
+
+def _command() -> str:
+    """How this command was started: from an environment that is not active, by its path."""
+    given = Path(sys.argv[0])
+    return "fedrounds" if shutil.which("fedrounds") == str(given.absolute()) else str(given)
 
 
 def _result(run_id: str, model_digest: str, records: list[RoundRecord]) -> dict[str, object]:

@@ -124,13 +124,16 @@ def _until_signal() -> Iterator[None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # Both by ourselves: a shell starts a background command with Ctrl-C's signal ignored.
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, interrupt) for each in stops}
     try:
         yield
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr, flush=True)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _stop(children: list[ChildProcess]) -> None:

@@ -19,7 +19,7 @@ def write_weights(run: str, *, round: int | None, output: Path | None) -> None:
     from tasks import tracking
 
     tracking.check_reachable()
-    found = tracking.find_run(run)
+    found = tracking.find_run(run, latest="trained")
     chosen = max(RunFolder(found.folder).rounds()) if round is None else round
     content = tracking.load_model_file(found, chosen)
     path = output or Path(f"{found.name}-round-{chosen:05d}.safetensors")

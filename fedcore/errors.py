@@ -98,7 +98,7 @@ class WorkerRefused(WorkerError):
 
 
 class WorkerFailed(WorkerError):
-    """The worker's code raised. Type and message only, never its data."""
+    """The worker's code raised: the type and the first line of the message, no stack trace."""
 
 
 class RoundError(FedroundsError):
@@ -125,9 +125,9 @@ class Diverged(RoundError):
         self.round, self.tensors, self.workers = round, tuple(tensors), tuple(workers)
         by = f" from {', '.join(self.workers)}" if self.workers else ""
         super().__init__(
-            f"Round {round} must end in finite weights; {', '.join(self.tensors)}{by} "
-            "holds NaN or infinity. The global model is unchanged; "
-            "lower local.learning_rate or set local.clip_norm."
+            f"Round {round} must end in finite weights; given: NaN or infinity in "
+            f"{', '.join(self.tensors)}{by}. The global model is unchanged; "
+            "start a new run with a lower local.learning_rate or with local.clip_norm."
         )
 
 

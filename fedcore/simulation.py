@@ -38,18 +38,22 @@ def simulate(
         sample = fetch(workers[0].data, Dataset)
         federation = found_with(config, workers, strategy, sample=sample, test=test)
     # A name of its own: what an abandoned simulation left at a worker must not answer for this.
-    return rounds(federation.named(f"simulation-{uuid.uuid4().hex}", attempt=1))
+    return _alone(federation.named(f"simulation-{uuid.uuid4().hex}", attempt=1))
+
+
+def _alone(federation: Federation) -> Iterator[ServerState]:
+    try:
+        yield from rounds(federation)
+    finally:
+        open_store(federation.terms.store).drop("")
 
 
 def rounds(federation: Federation) -> Iterator[ServerState]:
     """The state after every round of a federation that is ready to begin."""
     state = federation.start
-    try:
-        while state.round < federation.terms.rounds:
-            state = _round(federation, state)
-            yield state
-    finally:
-        open_store(federation.terms.store).drop("")
+    while state.round < federation.terms.rounds:
+        state = _round(federation, state)
+        yield state
 
 
 def _round(federation: Federation, state: ServerState) -> ServerState:

@@ -1,5 +1,7 @@
 """The flow `evaluate-model`: a trained model on the central test records and on every worker."""
 
+from dataclasses import replace
+
 from prefect import flow, unmapped
 from pydantic import BaseModel
 
@@ -39,16 +41,17 @@ def evaluate_model(run: str = "latest", round: int | None = None) -> Evaluation:
         round: Which round's model; the last one if not given.
     """
     tracking.check_reachable()
-    trained = tracking.find_run(run)
+    trained = tracking.find_run(run, latest="trained")
     folder = RunFolder(trained.folder)
     config = folder.settings()
     federation = found(config) if trained.kind == "federated" else pool(config)
     state = folder.load(max(folder.rounds()) if round is None else round)
     terms = federation.named(f"evaluation-of-{trained.id}", attempt=1).terms
-    central = evaluate(state, terms=terms)
+    central = evaluate(state, terms=terms, round=state.round)
     send_model, evaluate_at = verbs(terms).send_model, verbs(terms).evaluate_at
-    brief = publish(federation.strategy.brief(state, terms), terms=terms, wave="all")
-    sent = send_model.map(federation.workers, unmapped(brief))
+    brief = replace(federation.strategy.brief(state, terms), ticket=terms.ticket(state.round))
+    published = publish(brief, terms=terms, wave="all")
+    sent = send_model.map(federation.workers, unmapped(published))
     there = answered(federation.workers, sent, terms=terms)
     measured = evaluate_at.map(there.workers, there.refs)
     back = answered(there.workers, measured, terms=terms)

@@ -50,7 +50,7 @@ def federated_round(
         total = reveal(arrived.refs)  # what the coordinator learns
         state = aggregate(strategy, state, total, terms=terms)
         missing |= arrived.missing
-    tests = evaluate(state, terms=terms)
+    tests = evaluate(state, terms=terms, round=round)
     seconds = time.perf_counter() - began
     state = measured(state, tests, seconds=seconds, missing=missing)
     record(run, state)  # checkpoint first, then MLflow and artifacts

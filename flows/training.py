@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from fedcore.checkpoint import RunFolder
 from fedcore.errors import ConfigError, UnknownRun
-from fedcore.federation import Federation, found, pool
+from fedcore.federation import CENTRALISED, Federation, found, pool
 from fedcore.settings import TrainingConfig
 from fedcore.store import open_store
 from flows.round import federated_round
@@ -158,15 +158,15 @@ def _opened(
 def _announce(recorder: Recorder, config: TrainingConfig) -> None:
     done = len(recorder.records)
     logger.info("run %s", recorder.run.id, extra={"run_id": recorder.run.id})
-    logger.info(
-        "%s: %s over %d workers, disclosure %s: updates leave the workers in the clear%s",
-        config.name,
-        config.strategy.kind,
-        len(recorder.descriptions),
-        config.disclosure,
-        f"; goes on after round {done}" if done else "",
-        extra={"rounds": config.rounds, "done": done},
-    )
+    number = len(recorder.descriptions)
+    how = f"{config.strategy.kind} over {number} workers" if number > 1 else "one worker"
+    if recorder.descriptions[0].worker == CENTRALISED:
+        how = "all records in one place, the baseline without federation"
+    else:
+        how += f", disclosure {config.disclosure}: updates leave the workers in the clear"
+    again = f"; goes on after round {done}" if done else ""
+    rounds = {"rounds": config.rounds, "done": done}
+    logger.info("%s: %s%s", config.name, how, again, extra=rounds)
     url = tracking.run_link(recorder.run)
     report.link(
         url or f"http://127.0.0.1:5000{tracking.run_path(recorder.run)}",

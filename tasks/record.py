@@ -21,6 +21,8 @@ __all__ = ["Recorder", "logger", "record"]
 logger = logging.getLogger("fedrounds")
 logger.setLevel(logging.INFO)  # the root's WARNING would keep every round from being told
 
+FEW = 4
+"""As many workers as get their losses on a round's line."""
 TABLES_EVERY_S = 3.0
 """Tables of all rounds grow with the rounds: sending them this often is enough to watch."""
 
@@ -57,6 +59,10 @@ def record(run: Recorder, state: ServerState) -> None:
         run.tables()
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _line(record: RoundRecord, rounds: int) -> str:
     shown = [f"round {record.round} of {rounds}", f"train loss {record.metrics['train_loss']:.4f}"]
     shown += [
@@ -64,6 +70,9 @@ def _line(record: RoundRecord, rounds: int) -> str:
         for name, value in record.metrics.items()
         if name.startswith("test_")
     ]
-    shown.append(f"{len(record.contributions)} workers")
+    if 1 < len(record.contributions) <= FEW:
+        shown += [f"{c.worker} {c.train_loss:.4f}" for c in record.contributions]
+    else:
+        shown.append(_counted(len(record.contributions), "worker"))
     shown += [f"without {worker} ({why})" for worker, why in sorted(record.missing.items())]
     return ", ".join(shown)

@@ -121,11 +121,11 @@ def _evaluate(state: Ref, terms: Ref) -> dict[str, float]:
     return tested(fetch(state, ServerState), fetch(terms, Terms))
 
 
-def evaluate(state: ServerState, *, terms: Terms) -> dict[str, float]:
+def evaluate(state: ServerState, *, terms: Terms, round: int) -> dict[str, float]:
     """Loss and metrics on the central test records, in a task run of its own; {} without any."""
     if terms.test is None:
         return {}
-    ticket = terms.ticket(state.round + 1)
+    ticket = terms.ticket(round)
     return _evaluate(
         put(terms.store, f"{ticket.key}/trained", state, owner=COORDINATOR, ticket=ticket),
         put(terms.store, "terms", terms, owner=COORDINATOR),

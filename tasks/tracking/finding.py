@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from mlflow import MlflowClient, MlflowException, entities
 from mlflow.entities import ViewType
@@ -19,17 +20,18 @@ SUGGESTED_FROM = 200
 """The newest runs, among which a name that was not found is looked up."""
 
 
-def find_run(name: str) -> FoundRun:
+def find_run(name: str, *, latest: Literal["unfinished", "trained"] = "unfinished") -> FoundRun:
     """The run that is meant: an MLflow run id, a Prefect flow-run id, or `latest`.
 
-    `latest` is the newest unfinished training at this tracking URI.
+    `latest` is the newest training at this tracking URI whose folder is here and that is not
+    finished, or that has a finished round.
 
     Raises:
         UnknownRun: there is none of that name.
         ConfigError: MLflow does not answer.
     """
     try:
-        return _found(client(), name.strip())
+        return _latest(client(), latest) if name == "latest" else _found(client(), name.strip())
     except TROUBLE as error:
         uri = tracking_uri()
         raise ConfigError(
@@ -38,15 +40,21 @@ def find_run(name: str) -> FoundRun:
         ) from error
 
 
+def _latest(mlflow: MlflowClient, which: Literal["unfinished", "trained"]) -> FoundRun:
+    condition = "attributes.status != 'FINISHED'" if which == "unfinished" else ""
+    for run in map(_as_found, _trainings(mlflow, condition)):
+        # One that was killed before its folder was made has nothing to go on with.
+        rounds = RunFolder(run.folder).rounds()
+        if rounds and (which == "unfinished" or rounds[-1] > 0):
+            return run
+    wanted = "is not finished" if which == "unfinished" else "has a finished round"
+    raise UnknownRun(
+        f"latest needs a training that {wanted}; given: none at {public(tracking_uri())} with its "
+        "checkpoints here; start one, or give the id of a run."
+    )
+
+
 def _found(mlflow: MlflowClient, name: str) -> FoundRun:
-    if name == "latest":
-        newest = next(_trainings(mlflow, "attributes.status != 'FINISHED'"), None)
-        if newest is None:
-            raise UnknownRun(
-                "latest needs a training that is not finished; given: none at "
-                f"{public(tracking_uri())}; start one, or give the id of a run."
-            )
-        return _as_found(newest)
     by_flow_run = find_by_flow_run(name)
     if by_flow_run is not None:
         return by_flow_run

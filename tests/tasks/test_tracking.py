@@ -265,7 +265,9 @@ def test_a_deleted_experiment_is_named(place: Path, begin: Begin) -> None:
 
 
 def test_a_run_is_found_by_its_id_its_flow_run_and_as_the_latest(either: str, begin: Begin) -> None:
-    older, newer = begin(workers=2), begin(workers=3)
+    older, newer = begin(workers=2, rounds=1), begin(workers=3)
+    newer.folder.save(newer.state)
+    begin(workers=4)  # killed before its start was saved: nothing to go on with
     found = tracking.find_run(older.run.id)
     assert (found.id, found.status, found.kind, found.name) == (
         older.run.id,
@@ -276,6 +278,7 @@ def test_a_run_is_found_by_its_id_its_flow_run_and_as_the_latest(either: str, be
     assert found.run == older.run
     assert found.folder == older.folder.path
     assert tracking.find_run("latest").id == newer.run.id
+    assert tracking.find_run("latest", latest="trained").id == older.run.id
     tracking.finish(newer.run, "FINISHED")
     tracking.finish(older.run, "FAILED")
     assert tracking.find_run("latest").id == older.run.id

@@ -31,7 +31,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from fedcore.checkpoint import RunFolder
 
-PATIENCE = 120.0
+PATIENCE = 60.0
 """Seconds, for a machine that does many other things; nothing waits for it in vain."""
 SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")

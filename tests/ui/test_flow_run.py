@@ -25,6 +25,9 @@ def test_tutorial_shows_bob_then_alice(browser, up) -> None:
         if earlier["label"][:4] == later["label"][:4]:
             assert earlier["id"] in {parent["id"] for parent in later["parents"]}, later["label"]
 
+    # The page asks for the log of an ended run once, and the last lines come in a batch.
+    lines = {"logs": {"flow_run_id": {"any_": [flow_run]}}}
+    browser.until(lambda: "round 2 of 2" in str(up.ask("/logs/filter", lines)), "the whole log")
     browser.open(f"{up.prefect}/runs/flow-run/{flow_run}")
     browser.see("16 Task runs")
     browser.find("//*[contains(text(), 'round 2 of 2, train loss')]")
