@@ -48,6 +48,12 @@ def install_crash_automation() -> None:
             client.create_automation(automation)
 
 
+def main() -> None:
+    """Install it on your own Prefect server: `python -m deployments.crash_automation`."""
+    install_crash_automation()
+    print(f"{NAME}: after {crash_after_seconds()} s ({CRASH_AFTER})")
+
+
 def _automation(seconds: int) -> AutomationCore:
     return AutomationCore(
         name=NAME,
@@ -74,3 +80,7 @@ def _automation(seconds: int) -> AutomationCore:
             )
         ],
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,7 @@ def run_training(
     log = home() / "prefect-server.log"
     with prefect_api(log=log) as api, displayed() as display:
         # The server needs seconds to start; the imports and MLflow's database use them.
+        from deployments.crash_automation import install_crash_automation
         from deployments.drain import counted_task_runs, drain
         from flows.centralised import centralised_training
         from flows.federated import federated_training
@@ -45,6 +46,9 @@ def run_training(
         prepared.result()
         side.submit(tracking.warm_up)
         api.wait_ready()
+        if api.server is not None:
+            # Should this process be killed, the next server on this database says so.
+            install_crash_automation()
         side.shutdown()
         flow = federated_training if kind == "federated" else centralised_training
         with counted_task_runs() as count:

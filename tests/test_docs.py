@@ -187,7 +187,9 @@ def test_the_contributed_strategy_keeps_the_contract(strategy):
         replace(given, contributions=total(*[[0.0]] * 3, weights=[9.0, 1.0, 5.0]).contributions),
     )
     assert scaled.model == once.model
-    with pytest.raises(Diverged, match=r"NaN or infinity in w from w1\. The global model is unchanged"):
+    with pytest.raises(
+        Diverged, match=r"NaN or infinity in w from w1\. The global model is unchanged"
+    ):
         strategy.apply(state, total([1.0, 2.0], [float("nan"), 0.0]))
     assert " et al. " in (strategy.aggregator.__doc__ or "")
 

@@ -22,6 +22,7 @@ from selenium.common.exceptions import (
     ElementClickInterceptedException,
     ElementNotInteractableException,
     StaleElementReferenceException,
+    TimeoutException,
 )
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
@@ -68,7 +69,11 @@ class Browser:
 
     def until(self, holds: Callable[[], Any], awaited: str) -> Any:
         wait = WebDriverWait(self.driver, PATIENCE, 0.2, FLEETING)
-        return wait.until(lambda _: holds(), f"{awaited}, at {self.driver.current_url}")
+        try:
+            return wait.until(lambda _: holds(), f"{awaited}, at {self.driver.current_url}")
+        except TimeoutException:
+            self.picture("failed")
+            raise
 
     def all(self, xpath: str) -> list[WebElement]:
         return [e for e in self.driver.find_elements(By.XPATH, xpath) if e.is_displayed()]
@@ -205,8 +210,15 @@ def _ask(url: str, body: object | None) -> Any:
         time.sleep(0.5)
 
 
+@pytest.fixture
+def browser(shared_browser: Browser) -> Iterator[Browser]:
+    yield shared_browser
+    # A page that is left open goes on drawing, on the cores that the next test needs.
+    shared_browser.driver.get("about:blank")
+
+
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.fail(

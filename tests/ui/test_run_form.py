@@ -73,9 +73,10 @@ def test_form_shows_the_settings_and_what_is_typed_is_trained(browser, up) -> No
     fields = browser.all(f"//{LABEL}/ancestor::div[contains(@class, 'schema-form-property')][1]")
     titles = [each.text.partition("\n")[0].removesuffix(" (Optional)") for each in fields]
     assert titles == ["config", *(title for title, _, _ in expected), "resume"]
-    described = [each.find_element(By.XPATH, f".//{DESCRIPTION}").text for each in fields[1:-1]]
-    plain = [text.replace("`", "") for _, text, _ in expected]
-    assert [" ".join(each.split()) for each in described] == plain
+    for each, (title, text, _) in zip(fields[1:-1], expected, strict=True):
+        found = each.find_elements(By.XPATH, f".//{DESCRIPTION}")
+        assert found, title
+        assert " ".join(found[0].text.split()) == text.replace("`", "")
     open_tabs = browser.all(f"{field('config')}//button[@aria-selected='true']")
     assert [each.text for each in open_tabs] == [name for _, _, name in expected if name]
     assert not browser.all("//*[contains(@class, 'cm-editor') or contains(@class, 'p-code-input')]")
