@@ -45,7 +45,8 @@ def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
     tracking.check_reachable()
     earlier = _earlier(resume, kind=kind)
     if earlier is not None:
-        config = _own_settings(earlier, asked=config)
+        # The form always sends settings: its defaults are none that anybody asked for.
+        config = _own_settings(earlier, asked=None if config == TrainingConfig() else config)
         if earlier.status == "FINISHED":
             return _outcome(earlier.id, RunFolder(earlier.folder))
     federation = _federation(config, kind)
@@ -71,7 +72,7 @@ def check(config: TrainingConfig | None, *, kind: Kind, resume: str | None) -> T
     if resume is not None:
         earlier = _earlier(resume, kind=kind)
         assert earlier is not None, "a run that is named is found or refused"
-        config = _own_settings(earlier, asked=config or TrainingConfig())
+        config = _own_settings(earlier, asked=config)
     config = config or TrainingConfig()
     _federation(config, kind)
     return config
@@ -99,10 +100,10 @@ def _earlier(resume: str | None, *, kind: str) -> tracking.FoundRun | None:
     return named
 
 
-def _own_settings(earlier: tracking.FoundRun, *, asked: TrainingConfig) -> TrainingConfig:
-    """The run's own settings; other ones are refused, unless they are the form's defaults."""
+def _own_settings(earlier: tracking.FoundRun, *, asked: TrainingConfig | None) -> TrainingConfig:
+    """The run's own settings; other ones are refused."""
     own = RunFolder(earlier.folder).settings()
-    if asked not in (own, TrainingConfig()):
+    if asked is not None and asked != own:
         mine, theirs = own.model_dump(), asked.model_dump()
         names = [name for name in mine if mine[name] != theirs[name]]
         raise ConfigError(

@@ -98,7 +98,11 @@ class _ByKind:
         if isinstance(given, tuple(known.values())):
             return given
         if not isinstance(given, dict):
-            return handler(given)
+            raise PydanticCustomError(
+                "not_a_choice",
+                "must say its kind, one of {known}; given: {given}",
+                {"known": ", ".join(known), "given": repr(given)[:60]},
+            )
         kind = given.get("kind", next(iter(known)) if len(known) == 1 else None)
         if not isinstance(kind, str) or kind not in known:
             raise PydanticCustomError(

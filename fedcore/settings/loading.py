@@ -132,6 +132,8 @@ def _line(mistake: dict[str, Any], settings: Mapping[str, object]) -> str:
         )
     if mistake["type"] == "unknown_kind":
         return f"{where}: {mistake['msg']}; choose one of them."
+    if mistake["type"] == "not_a_choice":
+        return f"{where}: {mistake['msg']}; write {where}.kind=... or {where}: {{kind: ...}}."
     must = mistake["msg"].removeprefix("Value error, ")
     must = must[0].lower() + must[1:]
     given = mistake["input"] if mistake["type"] != "missing" else "nothing"

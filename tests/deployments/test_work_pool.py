@@ -1,4 +1,4 @@
-"""`prefect deploy` with our file puts the trainings on a work pool, and a Prefect worker runs one."""
+"""`prefect deploy` with our file, and a Prefect worker that runs a training from the pool."""
 
 import subprocess
 import sys

@@ -98,8 +98,7 @@ class Browser:
     def press(self, button: str) -> None:
         """Click a button by what is written on it."""
         self.click(
-            "//*[self::button or self::a or @role='button' or @role='menuitem' or @role='tab']"
-            f"[normalize-space(.)={_quoted(button)}]"
+            f"//*[self::button or self::a or self::li][normalize-space(.)={_quoted(button)}]"
         )
 
     def write(self, xpath: str, text: str) -> None:

@@ -70,7 +70,7 @@ def test_form_shows_the_settings_and_what_is_typed_is_trained(browser, up) -> No
 
     # Every field in our order, described, no union as JSON, every choice on its own tab.
     expected = list(shown(config, before, schema))
-    fields = browser.all(f"//{LABEL}/ancestor::div[contains(@class, 'schema-form-property')][1]")
+    fields = browser.all(f"//{LABEL}/ancestor::div[contains(@class, 'p-label ')][1]")
     titles = [each.text.partition("\n")[0].removesuffix(" (Optional)") for each in fields]
     assert titles == ["config", *(title for title, _, _ in expected), "resume"]
     for each, (title, text, _) in zip(fields[1:-1], expected, strict=True):
