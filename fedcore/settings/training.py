@@ -251,7 +251,7 @@ class TrainingConfig(Settings):
     sampling: Sampling = All()
     """Who takes part in a round."""
     terms: TermsSettings = TermsSettings()
-    """When a round counts."""
+    """What a round needs in order to count."""
     disclosure: Literal["open"] = "open"
     """What leaves a worker. open: its update in the clear, from which its data can be inferred."""
     backend: Literal["threads"] = "threads"
