@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -16,6 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
+# Long enough for a machine that does many other things; nothing waits for it in vain.
+PATIENCE = 120.0
 FEDROUNDS = [sys.executable, "-P", "-m", "deployments.cli"]
 
 
@@ -141,3 +147,30 @@ def session_folder(
         "PREFECT_API_URL": prefect_url,
     }
     return Folder(tmp_path_factory.mktemp("session"), environment)
+
+
+class Ask(Protocol):
+    """Ask a Prefect API, given its URL, a path and, for a POST, a body."""
+
+    def __call__(self, url: str, path: str, body: object | None = None) -> object: ...
+
+
+@pytest.fixture(scope="session")
+def ask() -> Ask:
+    def ask(url: str, path: str, body: object | None = None) -> object:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"{url}{path}", data, {"Content-Type": "application/json"})
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with urlopen(request, timeout=PATIENCE) as answer:
+                    return json.load(answer)
+            except HTTPError as error:
+                # The server's word for a database that is locked for the moment; Prefect's own
+                # client asks again, too.
+                with error:
+                    if error.code != 503 or time.monotonic() > deadline:
+                        raise
+            time.sleep(0.5)
+
+    return ask

@@ -1,6 +1,5 @@
 """Real servers, real processes: nothing here is mocked."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -24,12 +21,6 @@ class Start(Protocol):
     def __call__(
         self, code: str, *arguments: str, cwd: Path, **environment: str
     ) -> "subprocess.Popen[str]": ...
-
-
-class Ask(Protocol):
-    """Ask a Prefect API, given its URL, a path and, for a POST, a body."""
-
-    def __call__(self, url: str, path: str, body: object | None = None) -> object: ...
 
 
 @pytest.fixture(scope="session")
@@ -60,27 +51,6 @@ def start(clean: dict[str, str]) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture(scope="session")
-def ask() -> Ask:
-    def ask(url: str, path: str, body: object | None = None) -> object:
-        data = None if body is None else json.dumps(body).encode()
-        request = Request(f"{url}{path}", data, {"Content-Type": "application/json"})
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                with urlopen(request, timeout=PATIENCE) as answer:
-                    return json.load(answer)
-            except HTTPError as error:
-                # The server's word for a database that is locked for the moment; Prefect's own
-                # client asks again, too.
-                with error:
-                    if error.code != 503 or time.monotonic() > deadline:
-                        raise
-            time.sleep(0.5)
-
-    return ask
 
 
 @pytest.fixture(scope="session")

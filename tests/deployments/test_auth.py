@@ -30,8 +30,18 @@ def ask(url, body=None, *, auth=PREFECT_AUTH):
     token = base64.b64encode(auth.encode()).decode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {token}"}
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60) as answer:
-        return json.load(answer)
+    deadline = time.monotonic() + 120
+    while True:
+        request = urllib.request.Request(url, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            # Prefect's word for an SQLite that is locked for the moment; its client asks again.
+            with error:
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")

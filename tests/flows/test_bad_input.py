@@ -33,7 +33,10 @@ FOUND = {
     "a column that is not there": ([*FILES, "data.source.label=yy"], r"nearest: 'y'"),
     "a data file that is not there": ([*FILES, "data.source.path=u.csv"], r"u\.csv"),
     "NaN in the data": ([*FILES, "data.source.path=nan.csv"], r"'b' must be finite.*record 3"),
-    "a worker without records": ([*FILES, "workers.count=9"], r"worker-\d"),
+    "a worker without records": (
+        [*FILES, "workers.count=9", "workers.partition.kind=iid"],
+        r"worker-\d",
+    ),
     "a loss that wants classes": (
         [*FILES, "data.source.features=[a]", "data.source.label=b",
          "data.source.task=regression", *FLAT],

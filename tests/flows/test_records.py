@@ -1,17 +1,8 @@
 """What the Prefect server holds when a command has ended."""
 
 import json
-import urllib.request
 
 import pytest
-
-
-def ask(url, path, body):
-    request = urllib.request.Request(
-        f"{url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +11,15 @@ def tutorial(session_folder):
 
 
 @pytest.fixture(scope="module")
-def flow_run(tutorial, prefect_url, session_folder):
+def flow_run(tutorial, prefect_url, session_folder, ask):
     from mlflow import MlflowClient
 
     tags = MlflowClient(session_folder.tracking_uri).get_run(tutorial.run_id).data.tags
-    with urllib.request.urlopen(f"{prefect_url}/flow_runs/{tags['prefect.flow_run_id']}") as found:
-        return json.load(found)
+    return ask(prefect_url, f"/flow_runs/{tags['prefect.flow_run_id']}")
 
 
 @pytest.fixture(scope="module")
-def task_runs(flow_run, prefect_url):
+def task_runs(flow_run, prefect_url, ask):
     of_flow = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}, "limit": 200}
     return ask(prefect_url, "/task_runs/filter", of_flow)
 
@@ -66,7 +56,7 @@ def test_each_verb_points_at_the_one_before_it_in_the_graph(task_runs):
     } <= edges
 
 
-def test_the_flow_run_is_completed_and_has_its_artifacts(flow_run, prefect_url):
+def test_the_flow_run_is_completed_and_has_its_artifacts(flow_run, prefect_url, ask):
     assert flow_run["state_type"] == "COMPLETED"
     assert flow_run["name"] == "tutorial"
     of_flow = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}
@@ -83,7 +73,7 @@ def test_the_flow_run_is_completed_and_has_its_artifacts(flow_run, prefect_url):
     ]
 
 
-def test_every_log_line_of_the_training_is_in_the_runs_log(flow_run, prefect_url):
+def test_every_log_line_of_the_training_is_in_the_runs_log(flow_run, prefect_url, ask):
     of_flow = {"logs": {"flow_run_id": {"any_": [flow_run["id"]]}}, "limit": 200}
     lines = [entry["message"] for entry in ask(prefect_url, "/logs/filter", of_flow)]
     assert any(line.startswith("round 10 of 10, train loss 0.0184") for line in lines)

@@ -32,7 +32,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from fedcore.checkpoint import RunFolder
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds, for a machine that does many other things; nothing waits for it in vain."""
 SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -47,6 +47,10 @@ FLAGS = (
     "--disable-sync",
     "--window-size=1400,1000",
     "--no-proxy-server",
+)
+AT_REST = (
+    "document.getAnimations().every(each => each.playState !== 'running'"
+    " || each.effect.getComputedTiming().endTime === Infinity)"
 )
 # A page may replace or cover what was found before it is used: it is looked for again.
 FLEETING = (
@@ -68,11 +72,12 @@ class Browser:
         self.driver.get(url)
 
     def until(self, holds: Callable[[], Any], awaited: str) -> Any:
+        SCREENSHOTS.mkdir(exist_ok=True)
         wait = WebDriverWait(self.driver, PATIENCE, 0.2, FLEETING)
         try:
             return wait.until(lambda _: holds(), f"{awaited}, at {self.driver.current_url}")
         except TimeoutException:
-            self.picture("failed")
+            self.driver.save_screenshot(str(SCREENSHOTS / "failed.png"))
             raise
 
     def all(self, xpath: str) -> list[WebElement]:
@@ -109,7 +114,7 @@ class Browser:
 
     def picture(self, name: str, *, whole: bool = False) -> None:
         """Save what is seen; `whole`: with all that one would have to scroll to."""
-        SCREENSHOTS.mkdir(exist_ok=True)
+        self.until(lambda: self.driver.execute_script(f"return {AT_REST}"), "nothing fades in")
         if whole:
             tallest = "[...document.querySelectorAll('*')].map(e => e.scrollHeight)"
             height = self.driver.execute_script(f"return Math.max(...{tallest})")

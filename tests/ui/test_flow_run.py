@@ -30,7 +30,7 @@ def test_tutorial_shows_bob_then_alice(browser, up) -> None:
     browser.until(lambda: "round 2 of 2" in str(up.ask("/logs/filter", lines)), "the whole log")
     browser.open(f"{up.prefect}/runs/flow-run/{flow_run}")
     browser.see("16 Task runs")
-    browser.find("//*[contains(text(), 'round 1 of 2, train loss')]")
+    browser.find("//*[text()[contains(., 'round 1 of 2, train loss')]]")
     browser.click("//button[@aria-label='Run Graph Options']")
     browser.click("//label[normalize-space(.)='Dependency grid']")
     browser.click("//button[@aria-label='Run Graph Options']")
@@ -76,4 +76,4 @@ def test_workers_and_artifacts_of_digits(browser, up, digits) -> None:
 
 
 def heading(key: str) -> str:
-    return f"//*[contains(@class, 'artifact')]//a[normalize-space(.)='{key}']"
+    return f"//*[contains(@class, 'artifact-card__title')][normalize-space(.)='{key}']"

@@ -92,9 +92,11 @@ def test_form_shows_the_settings_and_what_is_typed_is_trained(browser, up) -> No
     browser.click(tab("all", within="Sampling"))
     browser.picture("run-form-edited")
     browser.press("Submit")
-    browser.press("View run")
+    browser.see("Runs")
+    of_form = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "ID_DESC"}
+    flow_run = browser.until(lambda: submitted(up.ask("/flow_runs/filter", of_form)), "a flow run")
+    browser.open(f"{up.prefect}/runs/flow-run/{flow_run}")
     browser.see("Completed")
-    flow_run = browser.driver.current_url.partition("flow-run/")[2].partition("?")[0]
 
     after = {
         **before,
@@ -112,6 +114,11 @@ def test_form_shows_the_settings_and_what_is_typed_is_trained(browser, up) -> No
     assert float(logged["strategy.mu"]) == 0.25
     assert up.steps(run["info"]["run_id"], "test_loss") == [1, 2, 3]
     assert up.checkpoints(run["info"]["run_id"]).settings() == parse(after)
+
+
+def submitted(flow_runs: list[Any]) -> str | None:
+    named = [each for each in flow_runs if each["parameters"]["config"]["name"] == "from the form"]
+    return next((each["id"] for each in named), None)
 
 
 def test_every_kind_can_be_chosen_and_comes_back(browser, up) -> None:
