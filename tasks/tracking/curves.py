@@ -51,7 +51,8 @@ def _log_curves(mlflow: MlflowClient, run: Run, records: Sequence[RoundRecord]) 
                 )
             )
     known = children(mlflow, run.id, experiment=run.experiment_id)
-    for worker in sorted(points):
+    # MLflow lists the newest run first, and draws the first ten: so the first worker comes last.
+    for worker in sorted(points, reverse=True):
         child = known.get(worker) or _create(mlflow, run, worker)
         log_metrics(child, points[worker])
 
