@@ -20,7 +20,7 @@ check: .venv/test ## lint, strict types, import direction
 soak: .venv/test browser ## the long versions of the random tests
 	$(PY) -m pytest -m soak --timeout 7200
 
-bench: .venv/run ## what orchestration costs: milliseconds and memory per round
+bench: .venv/test ## what orchestration costs: milliseconds and memory per round
 	$(PY) -m tests.benchmarks.orchestration
 
 clean: ## remove the environment and everything generated
