@@ -151,3 +151,16 @@ def test_settings_as_recorded_train_the_same_model_again(session_folder, client,
     again = session_folder.train(local)
     assert again.result["model_digest"] == done.result["model_digest"]
     assert json.dumps(again.result["history"][0]["workers"])
+
+
+def test_a_training_that_diverges_fails_with_status_1_and_keeps_what_is_committed(folder):
+    wild = ["--set", "model.kind=linear", "--set", "local.learning_rate=20", "--set", "rounds=200"]
+    failed = folder.run("train", "digits", *wild, "--set", "workers.count=2")
+    assert failed.status == 1, failed.out + failed.err
+    assert "must end in finite weights; given: NaN or infinity in" in failed.err
+    assert "The global model is unchanged; start a new run" in failed.err
+    assert failed.err.count("\n") == 1
+    run = MlflowClient(folder.tracking_uri).get_run(failed.run_id)
+    assert run.info.status == "FAILED"
+    weights = folder.run("model", failed.run_id)
+    assert weights.status == (0 if "round 1 of" in failed.out else 2)
