@@ -40,20 +40,20 @@ def orphans_of(session: int) -> list[str]:
     return found
 
 
-def kill_and_resume(folder, pause_s, by="latest"):
+def kill_and_resume(folder, after_round, pause_s):
     process = folder.start("train", *LONG)
     run_id = read_until(process, r"^run (\w+)")[1]
+    if after_round:
+        read_until(process, rf"^round {after_round} of 12")
     time.sleep(pause_s)
-    ended = process.poll() is not None
+    assert process.poll() is None, "it must still be training when it is killed"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    if not ended:
-        deadline = time.monotonic() + 30
-        while orphans_of(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert orphans_of(process.pid) == []
-    done = folder.run("train", "--resume", run_id if by == "run" else by, "--json")
-    return run_id, ended, done
+    deadline = time.monotonic() + 30
+    while orphans_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert orphans_of(process.pid) == []
+    return run_id, folder.run("train", "--resume", run_id, "--json")
 
 
 def assert_same_training(folder, run_id, result, uninterrupted):
@@ -72,28 +72,27 @@ def assert_same_training(folder, run_id, result, uninterrupted):
         assert sorted(steps) == list(range(1, 13))
 
 
-def check_random_kill(folder, pause_s, uninterrupted):
-    run_id, ended, done = kill_and_resume(folder, pause_s, by="run")
-    if ended or (done.status == 2 and "which is finished" in done.err):
-        return  # the training was faster than the kill: nothing to resume
+def moments(count):
+    """Random moments between the run id and the last round: (rounds finished, seconds more)."""
+    draw = random.Random(17)
+    return [(draw.randrange(12), round(draw.uniform(0.0, 0.4), 3)) for _ in range(count)]
+
+
+def check_kill(folder, moment, uninterrupted):
+    run_id, done = kill_and_resume(folder, *moment)
     assert done.status == 0, done.out + done.err
     assert_same_training(folder, run_id, done.result, uninterrupted)
 
 
-def moments(count):
-    """Random moments between the run id and the last round; the seed is printed on failure."""
-    return [round(random.Random(17 + i).uniform(0.0, 5.0), 2) for i in range(count)]
-
-
-@pytest.mark.parametrize("pause_s", moments(3))
-def test_a_killed_training_goes_on_to_the_same_model(alone, pause_s, uninterrupted):
-    check_random_kill(alone, pause_s, uninterrupted)
+@pytest.mark.parametrize("moment", moments(3), ids=str)
+def test_a_killed_training_goes_on_to_the_same_model(alone, moment, uninterrupted):
+    check_kill(alone, moment, uninterrupted)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("pause_s", moments(10))
-def test_a_killed_training_goes_on_to_the_same_model_ten_times(alone, pause_s, uninterrupted):
-    check_random_kill(alone, pause_s, uninterrupted)
+@pytest.mark.parametrize("moment", moments(10), ids=str)
+def test_a_killed_training_goes_on_to_the_same_model_ten_times(alone, moment, uninterrupted):
+    check_kill(alone, moment, uninterrupted)
 
 
 def test_it_can_be_killed_again_and_again_and_finished_rounds_are_not_repeated(
