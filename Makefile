@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 run: .venv/run ## set up and train `digits`: the main job
 	.venv/bin/fedrounds train
 
-test: .venv/test browser ## run all tests (about 15 minutes)
+test: .venv/test browser ## run all tests (about 20 minutes)
 	$(PY) -m pytest -m "not soak"
 
 check: .venv/test ## lint, strict types, import direction
