@@ -9,7 +9,7 @@ import json
 from typing import TypeVar
 
 from pydantic import BaseModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from fedcore.rules import Plain, Proximal
 from fedcore.settings import model as model_settings
 from fedcore.settings import training as training_settings
 
-__all__ = ["decode", "encode", "header"]
+__all__ = ["decode", "encode"]
 
 T = TypeVar("T")
 
@@ -76,14 +76,6 @@ def decode(content: bytes, kind: type[T]) -> T:
             "check where the file came from."
         )
     return value
-
-
-def header(path: str) -> dict[str, object]:
-    """The JSON part of a stored value, without reading its tensors."""
-    with safe_open(path, framework="pt") as file:
-        tree = json.loads(file.metadata()["fedrounds"])
-    assert isinstance(tree, dict)
-    return tree
 
 
 def _pack(value: object, path: tuple[str, ...], tensors: dict[str, Tensor]) -> object:
