@@ -1,6 +1,6 @@
 """A whole training: open or resume a run, go through its rounds, close it with its true status."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -13,6 +13,7 @@ from fedcore.errors import ConfigError, UnknownRun
 from fedcore.federation import CENTRALISED, Federation, found, pool
 from fedcore.settings import TrainingConfig
 from fedcore.store import open_store
+from fedcore.values import RoundRecord
 from flows.round import federated_round
 from tasks import report, tracking
 from tasks.close import close
@@ -136,23 +137,23 @@ def _opened(
         if earlier is not None:
             tracking.reopen(earlier, flow_run=link)
         records = folder.records()
-        recorder = Recorder(
-            run=run,
-            folder=folder,
-            tracker=tracking.Tracker(run, folder),
-            rounds=config.rounds,
-            descriptions=federation.descriptions,
-            progress=report.start_progress(done=len(records), rounds=config.rounds),
-            records=records,
-        )
-        _announce(recorder, config)
         try:
+            recorder = Recorder(
+                run=run,
+                folder=folder,
+                tracker=tracking.Tracker(run, folder),
+                rounds=config.rounds,
+                descriptions=federation.descriptions,
+                progress=report.start_progress(done=len(records), rounds=config.rounds),
+                records=records,
+            )
+            _announce(recorder, config)
             yield recorder, federation.named(run.id, attempt=attempt)
         except Exception:
-            _leave(recorder, "FAILED")
+            _leave(run, "FAILED", records)
             raise
         except BaseException:  # Ctrl-C, or Prefect's cancellation
-            _leave(recorder, "KILLED")
+            _leave(run, "KILLED", records)
             raise
 
 
@@ -177,10 +178,12 @@ def _announce(recorder: Recorder, config: TrainingConfig) -> None:
     )
 
 
-def _leave(recorder: Recorder, status: Literal["FAILED", "KILLED"]) -> None:
+def _leave(
+    run: tracking.Run, status: Literal["FAILED", "KILLED"], records: Sequence[RoundRecord]
+) -> None:
     """Tell MLflow how it ended; what stands in the way of that must not hide the reason."""
     trouble = tracking.attempt(
-        lambda: tracking.finish(recorder.run, status, records=recorder.records),
+        lambda: tracking.finish(run, status, records=records),
         doing="say how the run ended",
         patience=5.0,
     )
