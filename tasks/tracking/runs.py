@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient, MlflowException
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import DatasetInput, Metric, RunTag
 
 from fedcore.checkpoint import RunFolder
 from fedcore.errors import ConfigError
@@ -43,6 +43,8 @@ KIND, FOLDER, WORKERS = "fedrounds.kind", "fedrounds.folder", "workers"
 FLOW_RUN, FLOW_RUN_LINK = "prefect.flow_run_id", "prefect.flow_run_link"
 FLOW_RUNS = "prefect.flow_run_ids"
 PARAMETERS_PER_BATCH = 100
+INPUT_TRIES = 10
+"""Each try finds all that the others have named before it: more than a few are never needed."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,19 @@ def start_run(
     mlflow = client()
     try:
         experiment = _experiment(mlflow, config.experiment_name)
-        tags = _tags(config, kind=kind, workers=len(descriptions), flow_run=flow_run)
+        workers = sum(description.workers for description in descriptions)
+        tags = _tags(config, kind=kind, workers=workers, flow_run=flow_run)
         made = mlflow.create_run(experiment, run_name=config.name, tags=tags)
     except TROUBLE as error:
         raise _not_started(error) from error
-    run = Run(made.info.run_id, experiment, len(descriptions))
+    run = Run(made.info.run_id, experiment, workers)
     try:
         place = (folder or RunFolder.of(run.id).path).absolute()
         mlflow.log_batch(run.id, tags=[RunTag(FOLDER, str(place))])
         settings = parameters(config)
         for first in range(0, len(settings), PARAMETERS_PER_BATCH):
             mlflow.log_batch(run.id, params=settings[first : first + PARAMETERS_PER_BATCH])
-        mlflow.log_inputs(run.id, datasets=dataset_inputs(config, descriptions))
+        _log_inputs(mlflow, run.id, dataset_inputs(config, descriptions))
         write_file(mlflow, run.id, "settings.yaml", settings_yaml(config))
         write_file(mlflow, run.id, "workers.json", workers_json(descriptions))
     except TROUBLE as error:
@@ -181,6 +184,18 @@ def _experiment(mlflow: MlflowClient, name: str) -> str:
             f"(mlflow experiments restore -x {known.experiment_id}), or set another experiment."
         )
     return str(known.experiment_id)
+
+
+def _log_inputs(mlflow: MlflowClient, run: str, datasets: list[DatasetInput]) -> None:
+    """Name the data. Of two trainings that are the first to name the same data at the same time,
+    MLflow refuses one; asked again, it finds what the other has named."""
+    for _ in range(INPUT_TRIES - 1):
+        try:
+            return mlflow.log_inputs(run, datasets=datasets)
+        except MlflowException as error:
+            if not any(word in str(error).lower() for word in ("unique", "duplicate")):
+                raise
+    return mlflow.log_inputs(run, datasets=datasets)
 
 
 def _take_back(mlflow: MlflowClient, run: Run) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -25,11 +26,12 @@ from fedcore.errors import ConfigError, UnknownRun
 from fedcore.settings import TrainingConfig
 from fedcore.settings.model import Inline, Linear
 from fedcore.trees import digest
-from fedcore.values import Contribution, Description
+from fedcore.values import Contributions, Description
 from tasks import tracking
 from tasks.tracking import FlowRunLink, Progress, Tracker
 from tasks.tracking.artifacts import read_artifact, write_file
 from tasks.tracking.children import children
+from tasks.tracking.rounds import model_rounds
 from tasks.tracking.server import client
 
 Begin = Callable[..., Any]
@@ -402,12 +404,31 @@ def test_very_many_workers_become_quantiles_and_tables(place: Path, begin: Begin
     for _ in range(2):
         tracking.log_workers(training.run, training.records)
     assert len(all_runs()) == 1
-    for quantile, value in (("p10", 11.0), ("p50", 51.0), ("p90", 91.0)):
-        points = training.points(f"train_loss_{quantile}")
-        assert points == [(1, pytest.approx(value)), (2, pytest.approx(value / 2))]
+    tracking.log_history(training.run, training.records)
+    for quantile in (10, 50, 90):
+        points = training.points(f"train_loss_p{quantile}")
+        assert points == [(1, float(quantile)), (2, float(quantile))]
     table = read_artifact(client(), training.run.id, "workers/round-00002.csv").decode()
-    assert table.splitlines()[:2] == ["worker,train_loss,records", "worker-001,0.5,10.0"]
+    assert table.splitlines()[:2] == ["worker,train_loss,records", "worker-001,0.5,10"]
     assert len(table.splitlines()) == 102
+
+
+def test_trainings_that_start_at_once_on_the_same_data_all_start(server: Any) -> None:
+    """Each names the data set and the experiment, and MLflow takes a new name only once."""
+    who = [Description("bob", 3, (2,), {}, "f" * 64), Description("alice", 4, (2,), {}, "e" * 64)]
+    at_once = threading.Barrier(6)
+
+    def begin(experiment: str) -> str:
+        at_once.wait()
+        config = TrainingConfig(experiment=experiment)
+        return tracking.start_run(config, kind="federated", descriptions=who).id
+
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(3):
+            runs = list(pool.map(begin, [f"race-{number}"] * 6))
+            assert len({*runs}) == 6
+            for run in runs:
+                assert len(client().get_run(run).inputs.dataset_inputs) == 3
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
@@ -430,7 +451,7 @@ def test_the_best_round_without_test_records_has_the_smallest_train_loss() -> No
     def record(round: int, **metrics: float) -> Any:
         from fedcore.values import RoundRecord
 
-        return RoundRecord(round, 1, metrics, (Contribution("a", 1, {}),))
+        return RoundRecord(round, 1, metrics, Contributions())
 
     losses = [3.0, math.nan, 1.0, 1.0, math.inf]
     records = [record(i, train_loss=loss) for i, loss in enumerate(losses, 1)]
@@ -508,7 +529,10 @@ def test_artifacts_that_a_server_named_stay_in_their_folder(place: Path) -> None
 # --- trouble ---------------------------------------------------------------------------------
 
 
-def test_a_server_that_dies_and_comes_back_has_every_step_once(server: Any, begin: Begin) -> None:
+def test_a_server_that_dies_and_comes_back_has_every_step_once(
+    server: Any, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.tracking.progress.METRICS_EVERY_S", 0.0)
     training = begin(workers=3)
     tracker = Tracker(training.run, training.folder)
     for _ in range(2):
@@ -558,6 +582,20 @@ def test_a_process_that_knows_nothing_tells_all_again_and_nothing_twice(
     known = children(client(), training.run.id, experiment=training.run.experiment_id)
     assert [s for s, _ in training.points("train_loss", known["worker-002"])] == [1, 2, 3, 4, 5]
     tracking.finish(training.run, "FINISHED")
+
+
+def test_fast_rounds_are_told_together(server: Any, begin: Begin) -> None:
+    training = begin(workers=60)
+    tracker = Tracker(training.run, training.folder)
+    told = []
+    for _ in range(5):
+        training.round()
+        tracker.round(training.records, training.state.model)
+        told.append(tracker.progress.metrics)
+    assert told == [1] * 5
+    assert sorted(model_rounds(training.run)) == [1, 2, 3, 4, 5]
+    assert tracker.settle(training.records) == ""
+    once(training)
 
 
 def test_a_server_that_hangs_holds_up_one_round_and_not_the_next(

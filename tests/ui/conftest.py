@@ -162,6 +162,14 @@ class Up:
             time.sleep(0.3)
         pytest.fail(f"the flow run {flow_run} must end: not within {PATIENCE:.0f} s")
 
+    def completed(self, flow_run: str) -> None:
+        """Wait for a flow run to complete; another end fails the test, with what the run said."""
+        if self.wait(flow_run) != "COMPLETED":
+            logs = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC"}
+            state = self.ask(f"/flow_runs/{flow_run}")["state"]
+            said = [each["message"] for each in self.ask("/logs/filter", logs)]
+            pytest.fail("\n".join([f"{state['name']}: {state['message']}", *said]))
+
     def experiment(self, name: str) -> str:
         answer = self._mlflow(f"experiments/get-by-name?experiment_name={quote(name, safe='')}")
         return str(answer["experiment"]["experiment_id"])

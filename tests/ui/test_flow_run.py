@@ -5,7 +5,7 @@ from itertools import pairwise
 
 def test_tutorial_shows_bob_then_alice(browser, up) -> None:
     flow_run = up.start("tutorial", rounds=2)
-    assert up.wait(flow_run) == "COMPLETED"
+    up.completed(flow_run)
     expected = [
         name
         for round in (1, 2)
@@ -48,7 +48,7 @@ def recorded(up, flow_run: str, *, count: int):
 
 
 def test_workers_and_artifacts_of_digits(browser, up, digits) -> None:
-    assert up.wait(digits["fedavg"]) == "COMPLETED"
+    up.completed(digits["fedavg"])
     browser.open(f"{up.prefect}/runs/flow-run/{digits['fedavg']}")
     browser.press("Artifacts")
     for key in ("progress", "rounds", "workers", "mlflow-run"):

@@ -51,7 +51,7 @@ def falling(browser) -> bool:
 
 def test_trainings_are_sorted_and_compared(browser, up, digits) -> None:
     for flow_run in digits.values():
-        assert up.wait(flow_run) == "COMPLETED"
+        up.completed(flow_run)
     open_runs(browser, up, search="tags.strategy LIKE '%'")  # without the workers' runs
     browser.click("//button[contains(normalize-space(.), 'Columns')]")
     for name in (*UNTICKED, *COLUMNS):
@@ -75,7 +75,7 @@ def test_trainings_are_sorted_and_compared(browser, up, digits) -> None:
 
 
 def test_workers_curves_are_drawn_over_each_other(browser, up, digits) -> None:
-    assert up.wait(digits["fedavg"]) == "COMPLETED"
+    up.completed(digits["fedavg"])
     run = up.run(digits["fedavg"])["info"]["run_id"]
     open_runs(browser, up, mode="CHART", search=f"tags.`mlflow.parentRunId` = '{run}'")
     browser.click("//*[@role='gridcell'][.//a[normalize-space(.)='digits fedavg']]//button")

@@ -28,12 +28,12 @@ def test_killed_training_is_crashed_and_retry_gives_the_same_model(browser, up) 
     twin = up.start("digits", name="killed", rounds=ROUNDS, local=local)
     browser.see("Completed")
     browser.picture("killed-retried")
-    assert up.wait(flow_run) == "COMPLETED"
+    up.completed(flow_run)
 
     (run,) = up.runs(flow_run)
     assert run["info"]["run_id"] == folder.path.name
     assert run["info"]["status"] == "FINISHED"
-    assert up.wait(twin) == "COMPLETED"
+    up.completed(twin)
     uninterrupted = up.checkpoints(up.run(twin)["info"]["run_id"])
     assert folder.latest().model.digest == uninterrupted.latest().model.digest
     for metric in ("train_loss", "test_loss", "test_accuracy"):
