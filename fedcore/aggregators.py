@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["Aggregator", "weighted_mean"]
+__all__ = ["Aggregator", "positive_sum", "weighted_mean"]
 
 Aggregator = Callable[[Tensor, Tensor], Tensor]
 """rows [K, P] (float64), weights [K] (float64, not negative) -> step [P] (float64)."""
@@ -23,13 +23,23 @@ def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
     >>> weighted_mean(torch.tensor([[0.0], [4.0]]), torch.tensor([3.0, 1.0]))
     tensor([1.], dtype=torch.float64)
     """
+    total = positive_sum(weights)
+    mean = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for row, weight in zip(rows, weights.tolist(), strict=True):
+        mean.add_(row, alpha=weight / total)
+    return mean
+
+
+def positive_sum(weights: Tensor) -> float:
+    """sum_k weights_k.
+
+    Raises:
+        ValueError: a weight is negative, or they sum to nothing.
+    """
     total = float(weights.sum())
     if not (total > 0 and bool((weights >= 0).all())):
         raise ValueError(
             f"Weights must be counts of records and sum to more than 0; given: "
             f"{weights.tolist()}; leave out workers without records."
         )
-    mean = torch.zeros(rows.shape[1], dtype=torch.float64)
-    for row, weight in zip(rows, weights.tolist(), strict=True):
-        mean.add_(row, alpha=weight / total)
-    return mean
+    return total

@@ -14,7 +14,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedcore import settings, values
+from fedcore.cohort import CohortUpdate
 from fedcore.data.dataset import Dataset
+from fedcore.data.holdings import Holdings
 from fedcore.errors import CheckpointError
 from fedcore.models import Blueprint
 from fedcore.rules import Plain, Proximal
@@ -29,7 +31,9 @@ _DATACLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Blueprint,
+        CohortUpdate,
         Dataset,
+        Holdings,
         Plain,
         Proximal,
         *(getattr(values, name) for name in values.__all__),

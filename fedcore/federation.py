@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedcore.data.dataset import Dataset
-from fedcore.data.dealing import deal
+from fedcore.data.dealing import Dealt, deal
 from fedcore.errors import ConfigError, Incompatible
 from fedcore.initial import initial_state
 from fedcore.models import blueprint, check_fit
 from fedcore.settings import TrainingConfig
-from fedcore.settings.training import All, Uniform
-from fedcore.store import put
+from fedcore.settings.training import All, SimulatedWorkers, Uniform
+from fedcore.store import LIVE, put
 from fedcore.strategies import Strategy, centralised, strategy_of
 from fedcore.terms import Terms
 from fedcore.values import Description, ServerState
-from fedcore.workers import VirtualWorker, Worker
+from fedcore.workers import CohortWorker, VirtualWorker, Worker
 
 __all__ = ["CENTRALISED", "Federation", "found", "found_with", "pool"]
 
@@ -40,27 +40,47 @@ class Federation:
         return replace(self, terms=replace(self.terms, run=run, attempt=attempt))
 
 
-def found(config: TrainingConfig) -> Federation:
-    """Deal the data out to virtual workers.
+def found(config: TrainingConfig, *, stores: str = LIVE) -> Federation:
+    """Deal the data out to the workers of the settings, whose stores' URLs begin with `stores`.
 
     Raises:
         ConfigError: data, model, workers and strategy do not go together. Nothing was written.
     """
     dealt = deal(config.data, config.workers, config.model.loss, seed=config.seed)
-    workers = [VirtualWorker.holding(id, data) for id, data in dealt.workers.items()]
     return found_with(
         config,
-        workers,
+        _workers(config, dealt, stores),
         strategy_of(config.strategy),
         sample=dealt.pooled,
         test=dealt.test,
     )
 
 
-def pool(config: TrainingConfig) -> Federation:
+def _workers(config: TrainingConfig, dealt: Dealt, stores: str) -> list[Worker]:
+    if not isinstance(config.workers, SimulatedWorkers):
+        return [
+            VirtualWorker.holding(id, data, stores=stores) for id, data in dealt.workers.items()
+        ]
+    hosts, count = config.workers.hosts, len(dealt.parts)
+    if hosts > count:
+        raise Incompatible(
+            f"workers.hosts must be at most the number of workers, {count}; given: {hosts}; "
+            "lower it."
+        )
+    made: list[Worker] = []
+    first = 0
+    for number, held in enumerate(dealt.holdings(hosts), start=1):
+        id = f"host-{number:0{len(str(hosts))}d}"
+        engine = config.workers.engine
+        made.append(CohortWorker.holding(id, held, first=first, engine=engine, stores=stores))
+        first += len(held)
+    return made
+
+
+def pool(config: TrainingConfig, *, stores: str = LIVE) -> Federation:
     """The centralised baseline: the same settings, all training records at one worker."""
     dealt = deal(config.data, config.workers, config.model.loss, seed=config.seed)
-    workers = [VirtualWorker.holding(CENTRALISED, dealt.pooled)]
+    workers = [VirtualWorker.holding(CENTRALISED, dealt.pooled, stores=stores)]
     alone = config.but(sampling=All(), terms=config.terms.but(quorum=0))
     return found_with(
         alone,
@@ -86,17 +106,23 @@ def found_with(
     if not workers:
         raise ConfigError("A training needs at least one worker; given: none; name some.")
     descriptions = [worker.describe() for worker in workers]
-    _check(config, descriptions)
+    count = sum(worker.count for worker in workers)
+    _check(config, descriptions, count=count)
+    if strategy.sequential and count > len(workers):
+        raise Incompatible(
+            f"A strategy that visits one worker after the other must have them apart; given: "
+            f"{strategy.name} over simulated ones, which train together; set workers.kind virtual."
+        )
     plan = blueprint(config.model, sample)
     check_fit(plan, sample)
     store = f"live:coordinator/{uuid.uuid4().hex}"
     kept = None if test is None else put(store, "test", test, owner="coordinator")
-    terms = Terms.of(config, store=store, blueprint=plan, test=kept)
+    terms = Terms.of(config, store=store, workers=count, blueprint=plan, test=kept)
     start = strategy.init(initial_state(plan, seed=config.seed))
     return Federation(config, strategy, list(workers), descriptions, terms, start, test)
 
 
-def _check(config: TrainingConfig, descriptions: Sequence[Description]) -> None:
+def _check(config: TrainingConfig, descriptions: Sequence[Description], *, count: int) -> None:
     ids = [description.worker for description in descriptions]
     if len(set(ids)) < len(ids):
         raise ConfigError(
@@ -113,11 +139,16 @@ def _check(config: TrainingConfig, descriptions: Sequence[Description]) -> None:
         raise ConfigError(
             f"Workers must have features of one shape; given: {sorted(inputs)}; align their data."
         )
-    asked = config.sampling.count if isinstance(config.sampling, Uniform) else len(ids)
-    if asked > len(ids):
+    asked = config.sampling.count if isinstance(config.sampling, Uniform) else count
+    if asked > count:
         raise Incompatible(
-            f"sampling.count must be at most the number of workers, {len(ids)}; given: {asked}; "
+            f"sampling.count must be at most the number of workers, {count}; given: {asked}; "
             "lower it, or add workers."
+        )
+    if config.terms.quorum and count > len(ids):
+        raise Incompatible(
+            f"terms.quorum must be 0 for simulated workers, which answer host by host; given: "
+            f"{config.terms.quorum}; leave it out."
         )
     if config.terms.quorum > asked:
         raise Incompatible(

@@ -6,6 +6,7 @@ Letters: N records, C classes.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -113,9 +114,11 @@ def evaluate(
     *,
     loss: Loss,
     metrics: Sequence[Metric] = (),
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> dict[str, float]:
     """Loss and metrics over all records of a prepared data set, `chunk` records at a time.
+
+    Without `chunk`, as many as keep what the layers put out in the processor's cache.
 
     `{"loss": ..., "accuracy": ...}` and one value for each metric: what a single batch of all the
     records would give. The module is in eval mode meanwhile, and left as it was.
@@ -134,7 +137,7 @@ def measure(
     *,
     loss: Loss,
     metrics: Sequence[Metric] = (),
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> Measured:
     """What `evaluate` divides: the sums over a data set, which add to those of other workers.
 
@@ -145,17 +148,20 @@ def measure(
     return _measure(module, dataset, measuring, chunk=chunk)
 
 
-def _measure(module: nn.Module, dataset: Dataset, measuring: Meter, *, chunk: int) -> Measured:
+def _measure(
+    module: nn.Module, dataset: Dataset, measuring: Meter, *, chunk: int | None
+) -> Measured:
     _refuse_empty(dataset)
     total = Measured({}, 0)
     with _evaluating(module):
-        for start in range(0, len(dataset), chunk):
-            outputs = module(dataset.features[start : start + chunk])
-            total += measuring.measure(outputs, dataset.targets[start : start + chunk])
+        for outputs, targets in _outputs(module, dataset, chunk=chunk):
+            total += measuring.measure(outputs, targets)
     return total
 
 
-def predictions(module: nn.Module, dataset: Dataset, *, loss: Loss, chunk: int = 1024) -> Tensor:
+def predictions(
+    module: nn.Module, dataset: Dataset, *, loss: Loss, chunk: int | None = None
+) -> Tensor:
     """The predicted class numbers, int64 [N]; with `dataset.labels` they make a confusion matrix.
 
     Raises:
@@ -170,12 +176,8 @@ def predictions(module: nn.Module, dataset: Dataset, *, loss: Loss, chunk: int =
         )
     with _evaluating(module):
         parts = [
-            classify(
-                module(dataset.features[start : start + chunk]),
-                loss=loss,
-                classes=len(dataset.classes),
-            )
-            for start in range(0, len(dataset), chunk)
+            classify(outputs, loss=loss, classes=len(dataset.classes))
+            for outputs, _ in _outputs(module, dataset, chunk=chunk)
         ]
     return torch.cat(parts)
 
@@ -251,6 +253,64 @@ def _refuse_empty(dataset: Dataset) -> None:
         raise DataError(
             "Measuring must have a record; given: none; raise data.test_share, or leave it out."
         )
+
+
+def _outputs(
+    module: nn.Module, dataset: Dataset, *, chunk: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and targets, so many records at a time."""
+    size = chunk or _records_at_once(module, dataset.features)
+    turned = dataset.features.dim() == 4 and _is_channels_last(module)
+    for start in range(0, len(dataset), size):
+        features, targets = (t[start : start + size] for t in (dataset.features, dataset.targets))
+        if turned:  # once, or else every convolution turns its input
+            features = features.contiguous(memory_format=torch.channels_last)
+        yield module(features), targets
+
+
+# Measured: a CNN on images of 28 x 28 pixels (50 kB a record) is fastest with 50 to 100 records,
+# and takes 1.4 times as long with 500; a perceptron is as fast with 100 as with 4000.
+CACHED_BYTES = 4 * 2**20
+FEWEST, MOST = 16, 1024
+
+_known_sizes: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def _records_at_once(module: nn.Module, features: Tensor) -> int:
+    """As many records as have the largest output of a layer fit into CACHED_BYTES."""
+    if len(features) <= FEWEST:
+        return FEWEST
+    if module not in _known_sizes:
+        # Two, as a module was tried before training; some refuse a single record.
+        largest = max([1, *_output_bytes(module, features[:2])])
+        _known_sizes[module] = min(max(2 * CACHED_BYTES // largest, FEWEST), MOST)
+    return _known_sizes[module]
+
+
+def _output_bytes(module: nn.Module, records: Tensor) -> list[int]:
+    """Bytes that each part of a module puts out for these records."""
+    found: list[int] = []
+
+    def note(part: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            found.append(output.nbytes)
+
+    hooks = [part.register_forward_hook(note) for part in module.modules()]
+    try:
+        module(records)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _is_channels_last(module: nn.Module) -> bool:
+    """Whether weights of convolutions [O, I, H, W] lie in the order O, H, W, I."""
+    order = torch.channels_last
+    return any(
+        p.dim() == 4 and p.is_contiguous(memory_format=order) and not p.is_contiguous()
+        for p in module.parameters()
+    )
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
 
 from fedcore.data.dataset import Dataset
 from fedcore.initial import load_into
@@ -10,29 +13,25 @@ from fedcore.metrics import evaluate
 from fedcore.store import fetch, put
 from fedcore.terms import Terms
 from fedcore.trees import Layout
-from fedcore.values import Brief, Ref, Sealed, ServerState, Total
+from fedcore.values import Brief, Contributions, Ref, Sealed, ServerState, Total
 
-__all__ = ["COORDINATOR", "measured", "publish", "reveal", "tested"]
+__all__ = ["COORDINATOR", "FEW_WORKERS", "measured", "publish", "reveal", "tested"]
 
 COORDINATOR = "coordinator"
+FEW_WORKERS = 50
+"""Up to so many, each worker has a curve of its own; of more, quantiles are told."""
+QUANTILES = (10, 50, 90)
 
 
 def publish(brief: Brief, *, terms: Terms, wave: str) -> Ref:
     """Lay a brief out for the workers of a wave, which its first worker names."""
     key = f"{brief.ticket.key}/{wave}/Brief"
-    return put(terms.store, key, brief, owner=COORDINATOR, ticket=brief.ticket)
+    return put(terms.outbox, key, brief, owner=COORDINATOR, ticket=brief.ticket)
 
 
-def reveal(sealed: Sequence[Ref]) -> Total:
-    """What the coordinator learns from what arrived: the sum of it, sorted by worker."""
-    totals = []
-    for ref in sealed:
-        arrived = fetch(ref, Sealed)
-        totals.append(Total(arrived.rows, arrived.contributions, (ref,)))
-    first, *others = totals
-    for other in others:
-        first = first + other
-    return first
+def reveal(sealed: Sequence[Ref], *, answer: Literal["rows", "sum"]) -> Total:
+    """What the coordinator learns from what arrived: no more than the strategy needs."""
+    return Total.of([fetch(ref, Sealed) for ref in sealed], answer=answer, sources=sealed)
 
 
 def tested(state: ServerState, terms: Terms) -> dict[str, float]:
@@ -49,18 +48,25 @@ def tested(state: ServerState, terms: Terms) -> dict[str, float]:
 
 
 def measured(
-    state: ServerState, tests: Mapping[str, float], *, seconds: float, missing: Mapping[str, str]
+    state: ServerState,
+    tests: Mapping[str, float],
+    *,
+    terms: Terms,
+    seconds: float,
+    missing: Mapping[str, str],
 ) -> ServerState:
     """The state with the round that is going on finished and its metrics complete.
 
-    Bytes are those of the tensors that went down to the workers and of the rows that came up.
+    Bytes are those of the tensors that go down to that many workers and of the updates that come
+    up. Of a federation of more than 50, quantiles show how the workers' losses differ.
     """
-    seen = sum(c.measures["seen"] for c in state.counted)
-    loss = sum(c.measures["loss"] for c in state.counted)
+    seen = float(state.counted.measures["seen"].sum())
+    loss = float(state.counted.measures["loss"].sum())
     layout = Layout.of(state.model.averaged)
     row_bytes = layout.size * layout.dtype.itemsize
     metrics = {
         "train_loss": loss / seen,
+        **(_quantiles(state.counted) if terms.workers > FEW_WORKERS else {}),
         **tests,
         "round_seconds": seconds,
         "workers_arrived": float(len(state.counted)),
@@ -68,3 +74,10 @@ def measured(
         "bytes_up": float(row_bytes * len(state.counted)),
     }
     return state.finish(metrics, timestamp_ms=time.time_ns() // 1_000_000, missing=missing)
+
+
+def _quantiles(counted: Contributions) -> dict[str, float]:
+    """Percentiles of the workers' train losses, `train_loss_p50` being the median."""
+    share = torch.tensor(QUANTILES, dtype=torch.float64) / 100
+    values = torch.quantile(counted.train_losses, share).tolist()
+    return {f"train_loss_p{q}": value for q, value in zip(QUANTILES, values, strict=True)}

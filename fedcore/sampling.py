@@ -1,24 +1,35 @@
 """Who takes part in a round: deterministic in (seed, round)."""
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from fedcore.seeds import derive
 from fedcore.settings.training import Uniform
 from fedcore.terms import Terms
 from fedcore.values import ServerState
+from fedcore.workers.worker import Worker
 
-__all__ = ["choose"]
-
-W = TypeVar("W")
+__all__ = ["choose", "drawn"]
 
 
-def choose(workers: Sequence[W], terms: Terms, state: ServerState) -> list[W]:
-    """The workers of the round after `state`, in the order of the roster."""
+def drawn(terms: Terms, *, round: int) -> Tensor | None:
+    """Who takes part: positions in the roster, int64, ascending; None when everybody does."""
     if not isinstance(terms.sampling, Uniform):
+        return None
+    generator = derive(terms.seed, round, "", "sampling")
+    return torch.randperm(terms.workers, generator=generator)[: terms.sampling.count].sort().values
+
+
+def choose(workers: Sequence[Worker], terms: Terms, state: ServerState) -> list[Worker]:
+    """Whom to ask in the round after `state`, in the order of the roster.
+
+    A handle with several workers behind it is asked if one of them is drawn.
+    """
+    chosen = drawn(terms, round=state.round + 1)
+    if chosen is None:
         return list(workers)
-    generator = derive(terms.seed, state.round + 1, "", "sampling")
-    drawn = torch.randperm(len(workers), generator=generator)[: terms.sampling.count]
-    return [workers[index] for index in sorted(drawn.tolist())]
+    counts = torch.tensor([worker.count for worker in workers])
+    handles = torch.searchsorted(counts.cumsum(0), chosen, right=True)
+    return [workers[index] for index in sorted(set(handles.tolist()))]

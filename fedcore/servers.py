@@ -32,7 +32,7 @@ def sgd(*, lr: float = 1.0) -> ServerOptimiser:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         # Steps come in float64: rounding once, at the end, costs at most half a unit in the
         # last place of the model's own type.
-        moved = {n: (w.double() + lr * step[n].double()).to(w.dtype) for n, w in weights.items()}
+        moved = {n: w.double().add_(step[n], alpha=lr).to(w.dtype) for n, w in weights.items()}
         return moved, {}
 
     return ServerOptimiser(init, apply)

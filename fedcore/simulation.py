@@ -63,8 +63,10 @@ def _round(federation: Federation, state: ServerState) -> ServerState:
     for wave in strategy.waves(choose(federation.workers, terms, state)):
         brief = publish(strategy.brief(state, terms), terms=terms, wave=wave[0].id)
         sealed = [worker.fetch(worker.train(worker.send(brief))) for worker in wave]
-        state = strategy.apply(state, reveal(sealed))
-    state = measured(state, tested(state, terms), seconds=time.perf_counter() - began, missing={})
+        state = strategy.apply(state, reveal(sealed, answer=strategy.answer))
+    tests = tested(state, terms)
+    seconds = time.perf_counter() - began
+    state = measured(state, tests, terms=terms, seconds=seconds, missing={})
     for worker in federation.workers:
         worker.forget(ticket)
     open_store(terms.store).drop(f"{ticket.key}/")

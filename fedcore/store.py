@@ -4,18 +4,29 @@ A live store neither copies nor serialises. Both have the same few verbs, so a w
 know which one it writes to.
 """
 
+import os
 import threading
+import uuid
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from fedcore.codec import decode, encode
+from fedcore.data.dataset import Dataset
+from fedcore.data.holdings import Holdings
 from fedcore.errors import CheckpointError
 from fedcore.values import Ref, Ticket
 
-__all__ = ["Store", "fetch", "open_store", "put"]
+__all__ = ["LIVE", "Store", "fetch", "open_store", "put"]
+
+LIVE = "live:"
+"""What the URLs of stores in this process begin with."""
 
 T = TypeVar("T")
 
@@ -30,7 +41,7 @@ class Store(Protocol):
         """The value under a key. Raises CheckpointError if there is none of that kind."""
 
     def once(self, key: str, make: Callable[[], object]) -> None:
-        """Keep what `make` returns, unless the key is there; concurrent callers wait."""
+        """Keep what `make` returns, unless the key is there: all callers find the same value."""
 
     def drop(self, prefix: str) -> None:
         """Forget every value whose key begins so."""
@@ -72,36 +83,98 @@ class _LiveStore:
 
 @dataclass(frozen=True)
 class _FileStore:
+    """A value is there whole or not at all, whichever process looks."""
+
     url: str
 
-    def _path(self, key: str) -> str:
-        return f"{self.url.rstrip('/')}/{key}.safetensors"
-
     def put(self, key: str, value: object) -> None:
-        files, path = fsspec.core.url_to_fs(self._path(key))
-        files.makedirs(files._parent(path), exist_ok=True)
-        # One call writes it whole: no reader ever sees half a value on an object store; on a
-        # local disk a half-written file does not decode.
-        files.pipe_file(path, encode(value))
+        self._write(key, value, settle=os.replace)
 
     def get(self, key: str, kind: type[T]) -> T:
-        files, path = fsspec.core.url_to_fs(self._path(key))
-        try:
-            content = files.cat_file(path)
-        except FileNotFoundError:
-            raise _missing(key, kind) from None
-        return decode(content, kind)
+        if kind not in _RECORDS:
+            return decode(self._read(key, kind), kind)
+        # Records never change and their key names their content: each process reads them once.
+        return _records.get(f"{self.url}/{key}", kind, lambda: self._read(key, kind))
 
     def once(self, key: str, make: Callable[[], object]) -> None:
-        files, path = fsspec.core.url_to_fs(self._path(key))
-        # Two processes that both make it write the same bytes: streams depend on the ticket only.
+        files, path = self._at(key)
         if not files.exists(path):
-            self.put(key, make())
+            # Another process may make it at the same time: the first stays. On an object store
+            # the last does, with the same bytes: random streams depend on the ticket only.
+            self._write(key, make(), settle=_name)
 
     def drop(self, prefix: str) -> None:
-        files, path = fsspec.core.url_to_fs(f"{self.url.rstrip('/')}/{prefix}")
-        for found in files.glob(f"{path}*"):
-            files.rm(found, recursive=True)
+        files, folder = fsspec.core.url_to_fs(self.url)
+        files.invalidate_cache()
+        try:
+            found = [str(path) for path in files.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return
+        for path in found:
+            if path.rpartition("/")[2].startswith(_file_name(prefix)):
+                files.rm(path)
+
+    def _at(self, key: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        files, folder = fsspec.core.url_to_fs(self.url)
+        return files, f"{folder}/{_file_name(key)}.safetensors"
+
+    def _read(self, key: str, kind: type) -> bytes:
+        files, path = self._at(key)
+        try:
+            content: bytes = files.cat_file(path)
+        except FileNotFoundError:
+            raise _missing(key, kind) from None
+        return content
+
+    def _write(self, key: str, value: object, *, settle: Callable[[str, str], None]) -> None:
+        content = encode(value)
+        files, path = self._at(key)
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if not isinstance(files, LocalFileSystem):
+            files.pipe_file(path, content)  # an object store shows an object when it is whole
+            return
+        neighbour = f"{path}.{uuid.uuid4().hex}"
+        Path(neighbour).write_bytes(content)
+        settle(neighbour, path)
+
+
+def _file_name(key: str) -> str:
+    # One flat folder: no round leaves empty folders behind.
+    return key.replace("/", "~")
+
+
+def _name(made: str, path: str) -> None:
+    """Give a file its name, unless another one has it already."""
+    with suppress(FileExistsError):
+        os.link(made, path)
+    os.unlink(made)
+
+
+@dataclass
+class _Decoded:
+    """Values read from files, as many as `limit` bytes hold; the longest unused goes first."""
+
+    limit: int
+    values: OrderedDict[str, tuple[object, int]] = field(default_factory=OrderedDict)
+    guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, name: str, kind: type[T], read: Callable[[], bytes]) -> T:
+        with self.guard:
+            if name in self.values:
+                self.values.move_to_end(name)
+            else:
+                content = read()
+                self.values[name] = decode(content, kind), len(content)
+            value = self.values[name][0]
+            while sum(size for _, size in self.values.values()) > self.limit:
+                self.values.popitem(last=False)
+        assert isinstance(value, kind), "a name stands for one value"
+        return value
+
+
+_RECORDS = (Dataset, Holdings)
+# Enough for a few data sets like MNIST in every process, too little to fill a small machine.
+_records = _Decoded(limit=2**29)
 
 
 def _missing(key: str, kind: type) -> CheckpointError:
@@ -116,7 +189,7 @@ _live: dict[str, _LiveStore] = {}
 
 def open_store(url: str) -> Store:
     """The store at a URL: `live:name` in this process, else anything that fsspec knows."""
-    if url.startswith("live:"):
+    if url.startswith(LIVE):
         return _live.setdefault(url, _LiveStore())
     return _FileStore(url)
 

@@ -6,13 +6,15 @@ next state, bit for bit. Nothing is remembered outside ServerState.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
+from torch import Tensor
 
-from fedcore.aggregators import Aggregator, weighted_mean
+from fedcore.aggregators import Aggregator, positive_sum, weighted_mean
 from fedcore.errors import Diverged
 from fedcore.rules import Plain, Proximal, Rule
+from fedcore.sampling import drawn
 from fedcore.schedules import learning_rate
 from fedcore.servers import ServerOptimiser, sgd
 from fedcore.settings.training import (
@@ -25,7 +27,7 @@ from fedcore.settings.training import (
     StrategySettings,
 )
 from fedcore.terms import Terms
-from fedcore.trees import Layout, not_finite
+from fedcore.trees import Layout, all_finite, not_finite
 from fedcore.values import Brief, ModelState, Plan, ServerState, Total
 
 __all__ = ["Strategy", "centralised", "fedavg", "fedprox", "fedsgd", "sequential", "strategy_of"]
@@ -52,6 +54,11 @@ class Strategy:
         """The state before the first round."""
         return ServerState(round=0, model=model, slots=self.server.init(model.averaged))
 
+    @property
+    def answer(self) -> Literal["rows", "sum"]:
+        """What it must be told of the workers: a mean needs no more than their sum."""
+        return "sum" if self.aggregator is weighted_mean and not self.sequential else "rows"
+
     def waves(self, chosen: Sequence[W]) -> list[list[W]]:
         """Who trains at the same time, wave by wave."""
         return [[worker] for worker in chosen] if self.sequential else [list(chosen)]
@@ -65,6 +72,8 @@ class Strategy:
             blueprint=terms.blueprint,
             rule=self.rule,
             plan=self._plan(terms.local, round=round, terms=terms),
+            answer=self.answer,
+            chosen=drawn(terms, round=round),
         )
 
     def _plan(self, local: LocalSettings, *, round: int, terms: Terms) -> Plan:
@@ -91,12 +100,12 @@ class Strategy:
             Diverged: an update or the new model is not finite; `state` stays as it was.
         """
         layout = Layout.of(state.model.averaged)
-        self._refuse_not_finite(state, total, layout)
+        _refuse_not_finite(state, total, layout)
         if self.sequential:
+            assert total.rows is not None, "a strategy is given what its `answer` asks for"
             moved, slots = layout.unflatten(total.rows[0]), dict(state.slots)
         else:
-            start = layout.flatten(state.model.averaged).double()
-            step = self.aggregator(total.rows.double() - start, total.weights)
+            step = self._step(total, layout.flatten(state.model.averaged).double())
             steps = layout.unflatten(step, dtype=torch.float64)
             moved, slots = self.server.apply(steps, state.slots, state.model.averaged)
         if broken := not_finite(moved):
@@ -108,15 +117,23 @@ class Strategy:
             counted=state.counted + total.contributions,
         )
 
-    def _refuse_not_finite(self, state: ServerState, total: Total, layout: Layout) -> None:
-        if bool(torch.isfinite(total.rows).all()):
-            return
-        broken = [not_finite(layout.unflatten(row)) for row in total.rows]
-        raise Diverged(
-            round=state.round + 1,
-            tensors=sorted({name for names in broken for name in names}),
-            workers=[w for w, names in zip(total.workers, broken, strict=True) if names],
-        )
+    def _step(self, total: Total, start: Tensor) -> Tensor:
+        """What the workers' training amounts to, [P]."""
+        weights = total.contributions.weights
+        if total.sum is not None:
+            return total.sum.div(positive_sum(weights)).sub_(start)
+        assert total.rows is not None, "a total has rows or a sum"
+        return self.aggregator(total.rows.double() - start, weights)
+
+
+def _refuse_not_finite(state: ServerState, total: Total, layout: Layout) -> None:
+    """Raises Diverged with the tensors that are not finite, and whose they are."""
+    rows = total.rows if total.sum is None else total.sum.unsqueeze(0)
+    assert rows is not None, "a total has rows or a sum"
+    if all_finite(rows):
+        return
+    names = {name for row in rows for name in not_finite(layout.unflatten(row))}
+    raise Diverged(round=state.round + 1, tensors=sorted(names), workers=list(total.broken))
 
 
 def fedavg() -> Strategy:

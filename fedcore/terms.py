@@ -13,26 +13,36 @@ __all__ = ["Terms"]
 class Terms:
     """The settings of a round, and where its values lie.
 
-    `store` is the coordinator's; `test` points at the central test records there, if there are
-    any. `attempt` counts how often the run was started: a repeated round is a new attempt.
+    `store` is the coordinator's; `shared` is where it lays out what workers read, if these are in
+    other processes; `workers` is how many data holders there are; `test` points at the central
+    test records, if there are any. `attempt` counts how often the run was started: a repeated
+    round is a new attempt.
     """
 
     store: str
     blueprint: Blueprint
     seed: int
     rounds: int
+    workers: int
     local: LocalSettings
     sampling: Sampling
     quorum: int
     deadline_s: float
     retries: int
     test: Ref | None = None
+    shared: str | None = None
     run: str = "unnamed"
     attempt: int = 1
 
     @classmethod
     def of(
-        cls, config: TrainingConfig, *, store: str, blueprint: Blueprint, test: Ref | None
+        cls,
+        config: TrainingConfig,
+        *,
+        store: str,
+        workers: int,
+        blueprint: Blueprint,
+        test: Ref | None,
     ) -> "Terms":
         """The terms that these settings ask for."""
         return cls(
@@ -40,6 +50,7 @@ class Terms:
             blueprint=blueprint,
             seed=config.seed,
             rounds=config.rounds,
+            workers=workers,
             local=config.local,
             sampling=config.sampling,
             quorum=config.terms.quorum,
@@ -47,6 +58,11 @@ class Terms:
             retries=config.terms.retries,
             test=test,
         )
+
+    @property
+    def outbox(self) -> str:
+        """The store that workers read."""
+        return self.shared or self.store
 
     def ticket(self, round: int) -> Ticket:
         """The ticket of a round."""

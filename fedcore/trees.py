@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "Params", "digest", "not_finite", "same"]
+__all__ = ["Layout", "Params", "all_finite", "digest", "not_finite", "same"]
 
 Params = Mapping[str, Tensor]
 """Named tensors, detached, on the CPU at every boundary."""
@@ -41,12 +41,20 @@ def same(left: Params, right: Params) -> bool:
     return left.keys() == right.keys() and digest(left) == digest(right)
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite.
+
+    Their sum tells in one pass, unless it overflows: then each is looked at.
+    """
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
 def not_finite(tensors: Params) -> list[str]:
     """The names of the tensors that hold NaN or infinity, sorted."""
     return sorted(
         name
         for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        if tensor.is_floating_point() and not all_finite(tensor)
     )
 
 

@@ -12,7 +12,7 @@ A Ref points at one of them without holding it: it is what tasks take and return
 Letters: K workers, P elements of the flat vector.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -20,14 +20,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fedcore.contributions import Contribution, Contributions
 from fedcore.models import Blueprint
 from fedcore.rules import Rule
 from fedcore.settings.training import Optimiser
-from fedcore.trees import Params, digest, same
+from fedcore.trees import Params, all_finite, digest, same
 
 __all__ = [
     "Brief",
     "Contribution",
+    "Contributions",
     "Description",
     "ModelState",
     "Plan",
@@ -128,7 +130,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Brief:
-    """Everything that a worker is told in a round."""
+    """Everything that a worker is told in a round.
+
+    `answer` says what the aggregator needs: each worker's row, or no more than their sum.
+    `chosen` int64, ascending: who takes part, as positions in the roster of the federation; None
+    where everybody does. Only a handle behind which several workers stand has to look at it.
+    """
 
     ticket: Ticket
     model: ModelState
@@ -136,6 +143,8 @@ class Brief:
     rule: Rule
     plan: Plan
     disclosure: Literal["open"] = "open"
+    answer: Literal["rows", "sum"] = "rows"
+    chosen: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -156,62 +165,90 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Contribution:
-    """That a worker counted in a round, with what it lets be known of itself."""
-
-    worker: str
-    weight: float
-    measures: Mapping[str, float]
-
-    @property
-    def train_loss(self) -> float:
-        """Mean of the batch losses, weighted by records, each taken before its step."""
-        return self.measures["loss"] / self.measures["seen"]
-
-
-@dataclass(frozen=True)
 class Sealed:
-    """What leaves a worker: under the disclosure `open`, its update as one row [1, P]."""
+    """What leaves a worker under the disclosure `open`.
+
+    Either `rows` [K, P], trained weights of each worker behind the handle, or `sum` [P] in
+    float64, sum_k weight_k trained_k: all that a mean needs, whatever K is.
+    """
 
     ticket: Ticket
-    rows: Tensor
-    contributions: tuple[Contribution, ...]
+    contributions: Contributions
+    rows: Tensor | None = None
+    sum: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Total:
-    """What the coordinator learns: trained weights as rows [K, P], and who stands behind each.
+    """What the coordinator learns of K workers, and who stands behind it.
 
-    Sorted by worker; totals over disjoint workers add, and the order of arrival changes no bit.
+    Either `rows` [K, P], trained weights sorted by worker, or `sum` [P] in float64,
+    sum_k weight_k trained_k. `broken` names those whose numbers are not finite, as far as that
+    can be told from a sum.
     """
 
-    rows: Tensor
-    contributions: tuple[Contribution, ...]
+    contributions: Contributions
+    rows: Tensor | None = None
+    sum: Tensor | None = None
     sources: tuple[Ref, ...] = ()
+    broken: tuple[str, ...] = ()
 
-    @property
-    def weights(self) -> Tensor:
-        """[K], in the order of the rows."""
-        return torch.tensor([c.weight for c in self.contributions], dtype=torch.float64)
+    @classmethod
+    def of(
+        cls, sealed: Sequence[Sealed], *, answer: Literal["rows", "sum"], sources: Sequence[Ref]
+    ) -> "Total":
+        """The total of what arrived, added in the order given: by worker id, never by arrival.
 
-    @property
-    def workers(self) -> tuple[str, ...]:
-        """Who counts, in the order of the rows."""
-        return tuple(c.worker for c in self.contributions)
-
-    def __add__(self, other: "Total") -> "Total":
-        rows = torch.cat([self.rows, other.rows])
-        contributions = self.contributions + other.contributions
-        order = sorted(range(len(contributions)), key=lambda i: contributions[i].worker)
-        names = [contributions[i].worker for i in order]
-        if len(set(names)) < len(names):
+        Raises:
+            ValueError: a worker counts twice, or an aggregator that needs rows is given a sum.
+        """
+        every = Contributions.joined(part.contributions for part in sealed)
+        order = every.order()
+        contributions, broken = every.taken(order), _broken(sealed)
+        if answer == "sum":
+            added = _sum(sealed)
+            return cls(contributions, sum=added, sources=tuple(sources), broken=broken)
+        if any(part.rows is None for part in sealed):
             raise ValueError(
-                f"Totals must be over disjoint workers; given: {', '.join(names)}; "
-                "count each worker once."
+                "An aggregator of rows must be given rows; given: a sum; ask for rows in the brief."
             )
-        return Total(
-            rows[order], tuple(contributions[i] for i in order), self.sources + other.sources
+        rows = torch.cat([part.rows for part in sealed if part.rows is not None])
+        return cls(contributions, rows=rows[order], sources=tuple(sources), broken=broken)
+
+
+def _sum(sealed: Sequence[Sealed]) -> Tensor:
+    """sum_k weight_k trained_k [P] of all parts, in their order."""
+    if len(sealed) == 1 and sealed[0].sum is not None:
+        return sealed[0].sum
+    added = torch.zeros(_held(sealed[0]).shape[-1], dtype=torch.float64)
+    for part in sealed:
+        if part.rows is None:
+            added.add_(_held(part))
+        else:
+            for row, weight in zip(part.rows, part.contributions.weights.tolist(), strict=True):
+                added.add_(row, alpha=weight)
+    return added
+
+
+def _held(part: Sealed) -> Tensor:
+    held = part.rows if part.rows is not None else part.sum
+    assert held is not None, "what is sealed has rows or a sum"
+    return held
+
+
+def _broken(sealed: Sequence[Sealed]) -> tuple[str, ...]:
+    """Workers whose row is not finite; of a sum that is not, those whose loss shows it."""
+    found: list[str] = []
+    for part in sealed:
+        if all_finite(_held(part)):
+            continue
+        shown = (
+            torch.isfinite(part.contributions.train_losses)
+            if part.rows is None
+            else torch.isfinite(part.rows).all(dim=1)
         )
+        found += [w for w, fine in zip(part.contributions.workers, shown, strict=True) if not fine]
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -222,7 +259,7 @@ class RoundRecord:
     round: int
     timestamp_ms: int
     metrics: Mapping[str, float]
-    contributions: tuple[Contribution, ...]
+    contributions: Contributions
     missing: Mapping[str, str] = field(default_factory=dict)
     """Workers that were asked and did not count, and why."""
 
@@ -236,7 +273,7 @@ class ServerState:
     model: ModelState
     slots: Params = field(default_factory=dict)
     """What the server optimiser remembers."""
-    counted: tuple[Contribution, ...] = ()
+    counted: Contributions = field(default_factory=Contributions)
     """Who counted so far in the round that is going on; empty between rounds."""
     record: RoundRecord | None = None
     """The last finished round."""
@@ -258,12 +295,15 @@ class ServerState:
         """The state after the round that is going on: its record is complete."""
         round = self.round + 1
         record = RoundRecord(round, timestamp_ms, dict(metrics), self.counted, dict(missing))
-        return replace(self, round=round, counted=(), record=record)
+        return replace(self, round=round, counted=Contributions(), record=record)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a data owner lets out about its data: counts and schema, never a record."""
+    """What a data owner lets out about its data: counts and schema, never a record.
+
+    Behind the handle of a cohort stand several `workers`, described together.
+    """
 
     worker: str
     records: int
@@ -273,3 +313,5 @@ class Description:
     """Records per class; empty where there are no classes."""
     fingerprint: str
     """sha256 of the data: says whether two trainings saw the same records."""
+    workers: int = 1
+    """Data holders that this speaks of."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from fedcore.checkpoint import RunFolder
 from fedcore.federation import found, pool
 from fedcore.rounds import publish
-from flows.threads import threads
+from flows.backend import threads
 from tasks import report, tracking
 from tasks.gather import answered, survivors
 from tasks.verbs import evaluate, evaluated, verbs

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from fedcore.settings import TrainingConfig
-from flows.threads import threads
+from flows.backend import threads
 from flows.training import Outcome, train
 
 __all__ = ["federated_training"]

@@ -47,11 +47,11 @@ def federated_round(
         sealed = fetch_update.map(done.workers, done.refs)  # what its disclosure lets out
         back = answered(done.workers, sealed, terms=terms)
         arrived = survivors(there, done, back, terms=terms, round=round)
-        total = reveal(arrived.refs)  # what the coordinator learns
+        total = reveal(arrived.refs, answer=strategy.answer)  # what the coordinator learns
         state = aggregate(strategy, state, total, terms=terms)
         missing |= arrived.missing
     tests = evaluate(state, terms=terms, round=round)
     seconds = time.perf_counter() - began
-    state = measured(state, tests, seconds=seconds, missing=missing)
+    state = measured(state, tests, terms=terms, seconds=seconds, missing=missing)
     record(run, state)  # checkpoint first, then MLflow and artifacts
     return state

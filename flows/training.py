@@ -1,7 +1,7 @@
 """A whole training: open or resume a run, go through its rounds, close it with its true status."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
@@ -12,8 +12,9 @@ from fedcore.checkpoint import RunFolder
 from fedcore.errors import ConfigError, UnknownRun
 from fedcore.federation import CENTRALISED, Federation, found, pool
 from fedcore.settings import TrainingConfig
-from fedcore.store import open_store
+from fedcore.store import LIVE, open_store
 from fedcore.values import RoundRecord
+from flows.backend import check_backend, opened
 from flows.round import federated_round
 from tasks import report, tracking
 from tasks.close import close
@@ -50,15 +51,20 @@ def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
         config = _own_settings(earlier, asked=None if config == TrainingConfig() else config)
         if earlier.status == "FINISHED":
             return _outcome(earlier.id, RunFolder(earlier.folder))
-    federation = _federation(config, kind)
-    with _opened(config, federation, kind=kind, earlier=earlier) as (recorder, federation):
+    with ExitStack() as stack:
+        place = stack.enter_context(opened(config.backend))
+        federation = place.settle(_federation(config, kind, stores=place.stores))
+        recorder, federation = stack.enter_context(
+            _opened(config, federation, kind=kind, earlier=earlier)
+        )
         strategy, workers, terms = federation.strategy, federation.workers, federation.terms
         state = recorder.folder.latest() or federation.start
         while state.round < config.rounds:
             state = federated_round(recorder, state, strategy, workers, terms)
             for worker in workers:
                 worker.forget(terms.ticket(state.round))
-            open_store(terms.store).drop(f"{terms.run}/")
+            for store in (terms.store, terms.outbox):
+                open_store(store).drop(f"{terms.run}/")
             forget_task_runs()
         close(recorder, federation, state)
     return _outcome(recorder.run.id, recorder.folder)
@@ -75,12 +81,13 @@ def check(config: TrainingConfig | None, *, kind: Kind, resume: str | None) -> T
         assert earlier is not None, "a run that is named is found or refused"
         config = _own_settings(earlier, asked=config)
     config = config or TrainingConfig()
+    check_backend(config.backend)
     _federation(config, kind)
     return config
 
 
-def _federation(config: TrainingConfig, kind: Kind) -> Federation:
-    return found(config) if kind == "federated" else pool(config)
+def _federation(config: TrainingConfig, kind: Kind, *, stores: str = LIVE) -> Federation:
+    return (found if kind == "federated" else pool)(config, stores=stores)
 
 
 def _earlier(resume: str | None, *, kind: str) -> tracking.FoundRun | None:
@@ -160,8 +167,8 @@ def _opened(
 def _announce(recorder: Recorder, config: TrainingConfig) -> None:
     done = len(recorder.records)
     logger.info("run %s", recorder.run.id, extra={"run_id": recorder.run.id})
-    number = len(recorder.descriptions)
-    how = f"{config.strategy.kind} over {number} workers" if number > 1 else "one worker"
+    number = recorder.run.workers
+    how = f"{config.strategy.kind} over {number:,} workers" if number > 1 else "one worker"
     if recorder.descriptions[0].worker == CENTRALISED:
         how = "all records in one place, the baseline without federation"
     else:

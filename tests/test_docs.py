@@ -19,7 +19,7 @@ from fedcore.servers import sgd
 from fedcore.simulation import rounds
 from fedcore.strategies import Strategy
 from fedcore.trees import same
-from fedcore.values import Contribution, ModelState, Total
+from fedcore.values import Contribution, Contributions, ModelState, Sealed, Ticket, Total
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -154,11 +154,12 @@ def state_of_three(strategy):
 
 
 def total(*rows, weights=None):
-    who = tuple(
+    who = Contributions.of(
         Contribution(f"w{i}", weight, {"loss": 1.0, "seen": 1.0})
         for i, weight in enumerate(weights or [1.0] * len(rows))
     )
-    return Total(torch.tensor(rows), who)
+    sealed = Sealed(Ticket("run", 1), who, rows=torch.tensor(rows))
+    return Total.of([sealed], answer="rows", sources=())
 
 
 def test_it_takes_eight_lines():
@@ -220,9 +221,8 @@ def test_identical_workers_under_the_contributed_strategy_are_centralised_traini
 
 def test_a_broken_worker_does_not_carry_the_contributed_strategy_away(contributed):
     """What the median is for: a worker whose records are scaled out of all reason."""
-    config = parse(
-        {"rounds": 2, "local": {"epochs": 1}, "workers": {"count": 9, "partition": {"kind": "iid"}}}
-    )
+    nine = {"kind": "virtual", "count": 9, "partition": {"kind": "iid"}}
+    config = parse({"rounds": 2, "local": {"epochs": 1}, "workers": nine})
     dealt = deal(config.data, config.workers, config.model.loss, seed=config.seed)
     records = {
         id: Dataset(data.features * (1000 if id == "worker-1" else 1), data.targets, data.classes)

@@ -177,7 +177,8 @@ def kinds(annotation: object) -> list[str]:
 
 def test_the_table_of_what_is_in_the_box_is_complete():
     import fedcore.settings as settings
-    from fedcore.settings.training import Optimiser, Schedule
+    from fedcore.settings.backend import Backend
+    from fedcore.settings.training import Optimiser, Schedule, Workers
 
     rows = dict(re.findall(r"^\| ([a-z ]+) \| (`.*) \|$", README, re.MULTILINE))
     there = {
@@ -191,6 +192,8 @@ def test_the_table_of_what_is_in_the_box_is_complete():
         "learning rate schedules": Schedule,
         "strategies": settings.StrategySettings,
         "samplings": settings.Sampling,
+        "backends": Backend,
+        "workers": Workers,
     }
     assert set(rows) == set(there)
     for name, choice in there.items():
@@ -200,8 +203,7 @@ def test_the_table_of_what_is_in_the_box_is_complete():
 def test_the_limits_are_those_of_the_settings():
     fields = TrainingConfig.model_fields
     assert get_args(fields["disclosure"].annotation) == ("open",)
-    assert get_args(fields["backend"].annotation) == ("threads",)
-    assert kinds(fields["workers"].annotation) == ["virtual"]
+    assert kinds(fields["workers"].annotation) == ["virtual", "simulated"]
 
 
 def test_make_run_trains_what_the_readme_says():

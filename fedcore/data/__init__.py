@@ -2,7 +2,8 @@
 
 from fedcore.data.dataset import Dataset, Table
 from fedcore.data.dealing import Dealt, deal
+from fedcore.data.holdings import Holdings
 from fedcore.data.partitions import partition
 from fedcore.data.sources import load
 
-__all__ = ["Dataset", "Dealt", "Table", "deal", "load", "partition"]
+__all__ = ["Dataset", "Dealt", "Holdings", "Table", "deal", "load", "partition"]

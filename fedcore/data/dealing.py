@@ -1,6 +1,9 @@
 """From settings to every worker's records: load, hold out, scale, deal."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,29 +13,60 @@ from torch import Tensor
 # The module, not its names: it imports Dataset from this package, which may be what comes first.
 from fedcore import losses
 from fedcore.data.dataset import Dataset
+from fedcore.data.holdings import Holdings
 from fedcore.data.holdout import hold_out
 from fedcore.data.partitions import partition
 from fedcore.data.sources import load
 from fedcore.settings.data import BreastCancer, ByColumn, DataSettings, Files
 from fedcore.settings.model import Loss
-from fedcore.settings.training import VirtualWorkers
+from fedcore.settings.training import Workers
 
 __all__ = ["Dealt", "deal"]
 
 
 @dataclass(frozen=True)
 class Dealt:
-    """The records of a training, with targets in the form that its loss wants."""
+    """The records of a training, with targets in the form that its loss wants.
 
-    workers: dict[str, Dataset]
-    """Each worker's own, in the order of the workers' names."""
-    pooled: Dataset
-    """All training records in the source's order: what a centralised training sees."""
-    test: Dataset | None
-    """The coordinator's own; no worker has them."""
+    `parts` has each worker's positions, in the order of the workers' names; `train` those that
+    are theirs, `held_out` those that no worker has.
+    """
+
+    records: Dataset
+    parts: Mapping[str, NDArray[np.int64]]
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+    @cached_property
+    def workers(self) -> dict[str, Dataset]:
+        """Each worker's own records."""
+        return {name: self.records.take(part) for name, part in self.parts.items()}
+
+    @cached_property
+    def pooled(self) -> Dataset:
+        """All training records in the source's order: what a centralised training sees."""
+        return self.records.take(self.train)
+
+    @cached_property
+    def test(self) -> Dataset | None:
+        """The coordinator's own records, if it has any."""
+        return self.records.take(self.held_out) if len(self.held_out) else None
+
+    def holdings(self, hosts: int) -> list[Holdings]:
+        """The workers spread evenly over hosts, in the order of the roster."""
+        names, parts = list(self.parts), list(self.parts.values())
+        cuts = [len(names) * host // hosts for host in range(hosts + 1)]
+        return [
+            Holdings(
+                tuple(names[first:end]),
+                torch.tensor([len(part) for part in parts[first:end]]),
+                self.records.take(np.concatenate(parts[first:end])),
+            )
+            for first, end in pairwise(cuts)
+        ]
 
 
-def deal(data: DataSettings, workers: VirtualWorkers, loss: Loss, *, seed: int) -> Dealt:
+def deal(data: DataSettings, workers: Workers, loss: Loss, *, seed: int) -> Dealt:
     """Everybody's records; the same settings and seed deal the same way.
 
     Scaling uses mean and variance over all training records, as whoever prepares a simulation
@@ -50,11 +84,7 @@ def deal(data: DataSettings, workers: VirtualWorkers, loss: Loss, *, seed: int) 
     if isinstance(data.source, BreastCancer | Files) and data.source.standardise:
         records = replace(records, features=_standardised(records.features, train))
     parts = partition(table, how, names=workers.names(), seed=seed, among=train)
-    return Dealt(
-        workers={name: records.take(part) for name, part in parts.items()},
-        pooled=records.take(train),
-        test=records.take(test) if len(test) else None,
-    )
+    return Dealt(records, parts, train, test)
 
 
 def _standardised(features: Tensor, train: NDArray[np.int64]) -> Tensor:

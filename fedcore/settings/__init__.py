@@ -10,6 +10,7 @@ from fedcore.settings.model import Initial, Loss, Metric, Model
 from fedcore.settings.training import (
     LocalSettings,
     Sampling,
+    SimulatedWorkers,
     StrategySettings,
     TermsSettings,
     TrainingConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "Partition",
     "Sampling",
     "Settings",
+    "SimulatedWorkers",
     "Source",
     "StrategySettings",
     "TermsSettings",

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from fedcore.settings.backend import Backend, Threads
 from fedcore.settings.choice import Settings, by_kind
-from fedcore.settings.data import ByColumn, DataSettings, Dirichlet, Partition
+from fedcore.settings.data import ByColumn, DataSettings, Dirichlet, Iid, Partition
 from fedcore.settings.model import Mlp, Model
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "All",
     "Constant",
     "Cosine",
+    "Engine",
     "Exponential",
     "Fedavg",
     "Fedprox",
@@ -24,13 +26,18 @@ __all__ = [
     "Schedule",
     "Sequential",
     "Sgd",
+    "SimulatedWorkers",
     "StepDecay",
     "StrategySettings",
     "TermsSettings",
     "TrainingConfig",
     "Uniform",
     "VirtualWorkers",
+    "Workers",
 ]
+
+Engine = Literal["auto", "low_rank", "stacked", "loop"]
+"""How a cohort is trained: see fedcore.cohort."""
 
 
 class Sgd(Settings):
@@ -149,10 +156,34 @@ class VirtualWorkers(Settings):
         """The workers' ids; None when the values of a column decide."""
         if self.ids:
             return list(self.ids)
-        if isinstance(self.partition, ByColumn):
-            return None
-        width = len(str(self.count))
-        return [f"worker-{number:0{width}d}" for number in range(1, self.count + 1)]
+        return None if isinstance(self.partition, ByColumn) else _numbered(self.count)
+
+
+class SimulatedWorkers(Settings):
+    """Very many workers, trained together: a round's task runs do not grow with their number."""
+
+    kind: Literal["simulated"] = "simulated"
+    count: int = Field(1000, ge=1, le=10_000_000)
+    """How many. A partition by column makes one for each value."""
+    hosts: int = Field(1, ge=1, le=1000)
+    """Handles that they are spread over; each is asked once a round, all at the same time."""
+    partition: Partition = Iid()
+    """How the records are dealt out."""
+    engine: Engine = "auto"
+    """How a host trains them. low_rank: a weight they share plus what each has learnt; stacked:
+    each one's weights side by side; loop: one after the other; auto: the cheapest of these."""
+
+    def names(self) -> list[str] | None:
+        """The workers' ids; None when the values of a column decide."""
+        return None if isinstance(self.partition, ByColumn) else _numbered(self.count)
+
+
+def _numbered(count: int) -> list[str]:
+    width = len(str(count))
+    return [f"worker-{number:0{width}d}" for number in range(1, count + 1)]
+
+
+Workers = Annotated[VirtualWorkers | SimulatedWorkers, by_kind(VirtualWorkers, SimulatedWorkers)]
 
 
 class Sequential(Settings):
@@ -244,7 +275,7 @@ class TrainingConfig(Settings):
     """What is trained."""
     local: LocalSettings = LocalSettings()
     """What a worker does in a round."""
-    workers: VirtualWorkers = VirtualWorkers()
+    workers: Workers = VirtualWorkers()
     """Who holds the data."""
     strategy: StrategySettings = Fedavg()
     """How the workers' training becomes one model."""
@@ -254,8 +285,8 @@ class TrainingConfig(Settings):
     """What a round needs in order to count."""
     disclosure: Literal["open"] = "open"
     """What leaves a worker. open: its update in the clear, from which its data can be inferred."""
-    backend: Literal["threads"] = "threads"
-    """What runs the tasks: threads of one process."""
+    backend: Backend = Threads()
+    """Where the workers' verbs run."""
 
     @property
     def experiment_name(self) -> str:

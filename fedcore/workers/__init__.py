@@ -1,6 +1,7 @@
 """Workers: who holds data and lends computation."""
 
+from fedcore.workers.cohort import CohortWorker
 from fedcore.workers.virtual import VirtualWorker
 from fedcore.workers.worker import Worker
 
-__all__ = ["VirtualWorker", "Worker"]
+__all__ = ["CohortWorker", "VirtualWorker", "Worker"]

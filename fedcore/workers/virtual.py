@@ -1,22 +1,18 @@
 """VirtualWorker: a data holder in this process (bob, alice)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
+from fedcore.contributions import Contribution, Contributions
 from fedcore.data.dataset import Dataset
-from fedcore.errors import FedroundsError, WorkerFailed, WorkerRefused
 from fedcore.initial import load_into
 from fedcore.local import module_for, train_locally
 from fedcore.metrics import measure as sums_of
-from fedcore.store import fetch, open_store, put
+from fedcore.store import LIVE, fetch, put
 from fedcore.trees import Layout
-from fedcore.values import Brief, Contribution, Description, Ref, Sealed, Ticket, Update
+from fedcore.values import Brief, Description, Ref, Sealed, Ticket, Update
+from fedcore.workers.custody import Custody
 
 __all__ = ["VirtualWorker"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,11 +31,19 @@ class VirtualWorker:
     count: int = 1
 
     @classmethod
-    def holding(cls, id: str, data: Dataset) -> "VirtualWorker":
-        """A worker that holds these records: they are put in its store, the handle points there."""
-        url = f"live:{id}"
+    def holding(cls, id: str, data: Dataset, *, stores: str = LIVE) -> "VirtualWorker":
+        """A worker that holds these records: they are put in its store, the handle points there.
+
+        The store's URL is its name after `stores`.
+        """
+        url = f"{stores}{id}"
         # The key names the content, so two trainings in one process may both have a bob.
         return cls(id, url, put(url, f"data/{data.fingerprint}", data, owner=id))
+
+    @property
+    def custody(self) -> Custody:
+        """What it keeps between verbs."""
+        return Custody(self.id, self.store)
 
     def describe(self) -> Description:
         """Counts, schema and fingerprint of the records."""
@@ -54,92 +58,54 @@ class VirtualWorker:
 
     def send(self, brief: Ref) -> Ref:
         """Receive a brief."""
-        with self._guarded("send", brief):
+        with self.custody.guarded("send", brief):
             received = fetch(brief, Brief)
             if received.disclosure != "open":
-                raise self._refusal("send", brief, "only the disclosure `open` is known here")
-            return self._once(received.ticket, lambda: received, kind=Brief)
+                reason = "only the disclosure `open` is known here"
+                raise self.custody.refusal("send", brief, reason)
+            return self.custody.once(received.ticket, lambda: received, kind=Brief)
 
     def train(self, model: Ref) -> Ref:
         """Train as the brief says."""
-        with self._guarded("train", model):
-            brief = self._own(model, Brief, verb="train")
+        with self.custody.guarded("train", model):
+            brief = self.custody.own(model, Brief, verb="train")
 
             def work() -> Update:
                 return train_locally(brief, fetch(self.data, Dataset), worker=self.id)
 
-            return self._once(brief.ticket, work, kind=Update)
+            return self.custody.once(brief.ticket, work, kind=Update)
 
     def fetch(self, update: Ref) -> Ref:
         """Seal the update; under `open` that is the update in the clear, as one row."""
-        with self._guarded("fetch", update):
-            made = self._own(update, Update, verb="fetch")
+        with self.custody.guarded("fetch", update):
+            made = self.custody.own(update, Update, verb="fetch")
 
             def seal() -> Sealed:
                 row = Layout.of(made.trained).flatten(made.trained)
                 who = Contribution(self.id, made.weight, dict(made.measures))
-                return Sealed(made.ticket, row.unsqueeze(0), (who,))
+                return Sealed(made.ticket, Contributions.of([who]), rows=row.unsqueeze(0))
 
-            return self._once(made.ticket, seal, kind=Sealed)
+            return self.custody.once(made.ticket, seal, kind=Sealed)
 
     def evaluate(self, model: Ref) -> Ref:
         """Loss and metrics of the received model on the worker's records, as sums."""
-        with self._guarded("evaluate", model):
-            brief = self._own(model, Brief, verb="evaluate")
-
-            def measure() -> Contribution:
-                data = fetch(self.data, Dataset)
-                module = module_for(brief.blueprint)
-                load_into(module, brief.model)
-                settings = brief.blueprint.model
-                found = sums_of(module, data, loss=settings.loss, metrics=settings.metrics)
-                return Contribution(
-                    self.id, float(len(data)), {**found.sums, "seen": float(found.count)}
-                )
-
-            return self._once(brief.ticket, measure, kind=Contribution)
+        with self.custody.guarded("evaluate", model):
+            brief = self.custody.own(model, Brief, verb="evaluate")
+            return self.custody.once(
+                brief.ticket,
+                lambda: evaluated_on(brief, fetch(self.data, Dataset), worker=self.id),
+                kind=Contribution,
+            )
 
     def forget(self, ticket: Ticket) -> None:
         """Drop what was kept for retries of this ticket."""
-        open_store(self.store).drop(f"{ticket.key}/")
+        self.custody.forget(ticket)
 
-    def _once(self, ticket: Ticket, make: Callable[[], object], *, kind: type) -> Ref:
-        key = f"{ticket.key}/{kind.__name__}"
-        open_store(self.store).once(key, make)
-        return Ref(owner=self.id, kind=kind.__name__, store=self.store, key=key, ticket=ticket)
 
-    def _own(self, ref: Ref, kind: type[T], *, verb: str) -> T:
-        if ref.owner != self.id or ref.kind != kind.__name__:
-            raise self._refusal(
-                verb,
-                ref,
-                f"{verb} needs a pointer to a {kind.__name__} of {self.id}; "
-                f"given: a pointer to a {ref.kind} of {ref.owner}",
-            )
-        return fetch(ref, kind)
-
-    def _refusal(self, verb: str, ref: Ref, reason: str) -> WorkerRefused:
-        round = ref.ticket.round if ref.ticket else 0
-        return WorkerRefused(
-            f"{reason}; pass on what the verb before returned",
-            worker=self.id,
-            verb=verb,
-            round=round,
-        )
-
-    @contextmanager
-    def _guarded(self, verb: str, ref: Ref) -> Iterator[None]:
-        """Name worker, verb and round on whatever the worker's own code raises."""
-        try:
-            yield
-        except FedroundsError:
-            raise
-        except Exception as error:
-            round = ref.ticket.round if ref.ticket else 0
-            first = (str(error).splitlines() or [""])[0]
-            raise WorkerFailed(
-                f"its code raised {type(error).__name__}: {first}",
-                worker=self.id,
-                verb=verb,
-                round=round,
-            ) from error
+def evaluated_on(brief: Brief, data: Dataset, *, worker: str) -> Contribution:
+    """Loss and metrics of the brief's model on these records, as sums over `seen`."""
+    module = module_for(brief.blueprint)
+    load_into(module, brief.model)
+    settings = brief.blueprint.model
+    found = sums_of(module, data, loss=settings.loss, metrics=settings.metrics)
+    return Contribution(worker, float(len(data)), {**found.sums, "seen": float(found.count)})

@@ -14,7 +14,7 @@ from fedcore.codec import decode, encode
 from fedcore.errors import CheckpointError, UnknownRun
 from fedcore.settings import TrainingConfig
 from fedcore.store import fetch, open_store, put
-from fedcore.values import Contribution, ModelState, RoundRecord, ServerState
+from fedcore.values import Contribution, Contributions, ModelState, RoundRecord, ServerState
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
 NAMES = st.text(min_size=1, max_size=8)
@@ -32,9 +32,8 @@ def tensors(draw):
 @st.composite
 def states(draw):
     trees = st.dictionaries(NAMES, tensors(), max_size=3)
-    contributions = st.tuples(
-        st.builds(Contribution, NAMES, FLOATS, st.dictionaries(NAMES, FLOATS, max_size=2))
-    )
+    each = st.builds(Contribution, NAMES, FLOATS, st.fixed_dictionaries({"loss": FLOATS}))
+    contributions = st.lists(each, max_size=3).map(Contributions.of)
     record = st.builds(
         RoundRecord,
         st.integers(1, 99),

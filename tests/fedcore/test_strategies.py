@@ -8,7 +8,7 @@ from fedcore.errors import Diverged
 from fedcore.settings.training import StrategySettings
 from fedcore.strategies import fedavg, fedprox, fedsgd, sequential, strategy_of
 from fedcore.trees import Layout, same
-from fedcore.values import Contribution, ModelState, Total
+from fedcore.values import Contribution, Contributions, ModelState, Sealed, Ticket, Total
 
 ALL = [fedavg(), fedsgd(), fedprox(mu=0.1), sequential()]
 AVERAGING = ALL[:3]
@@ -24,11 +24,12 @@ def state_of_two(strategy):
 
 def total(*rows, weights=None):
     weights = weights or [1.0] * len(rows)
-    who = tuple(
+    who = Contributions.of(
         Contribution(f"w{i}", weight, {"loss": 1.0, "seen": 1.0})
         for i, weight in enumerate(weights)
     )
-    return Total(torch.tensor(rows), who)
+    sealed = Sealed(Ticket("run", 1), who, rows=torch.tensor(rows))
+    return Total.of([sealed], answer="rows", sources=())
 
 
 @pytest.mark.parametrize("strategy", ALL, ids=lambda s: s.name)
@@ -82,22 +83,61 @@ class TestAverages:
             strategy.apply(state_of_two(strategy), total([1.0, 1.0, 1.0], weights=[0.0]))
 
 
-def test_totals_add_in_order_of_workers_whatever_arrives_first():
-    row = {name: torch.tensor([[float(i)]]) for i, name in enumerate("abc")}
-    parts = {
-        name: Total(row[name], (Contribution(name, 1.0, {"loss": 0.0, "seen": 1.0}),))
-        for name in "abc"
-    }
-    one = parts["a"] + parts["b"] + parts["c"]
-    two = parts["c"] + parts["a"] + parts["b"]
-    assert one.workers == two.workers == ("a", "b", "c")
+def sealed(*names, rows=None, sum=None, weight=1.0):
+    who = Contributions.of(Contribution(n, weight, {"loss": 0.0, "seen": 1.0}) for n in names)
+    return Sealed(Ticket("run", 1), who, rows=rows, sum=sum)
+
+
+def test_rows_are_sorted_by_worker_whatever_arrives_first():
+    parts = {n: sealed(n, rows=torch.tensor([[float(i)]])) for i, n in enumerate("abc")}
+    one = Total.of([parts[n] for n in "abc"], answer="rows", sources=())
+    two = Total.of([parts[n] for n in "cab"], answer="rows", sources=())
+    assert one.contributions.workers == two.contributions.workers == ("a", "b", "c")
     assert torch.equal(one.rows, two.rows)
 
 
+def test_a_sum_is_the_sum_of_weighted_rows_and_of_other_sums():
+    parts = [
+        sealed("a", rows=torch.tensor([[1.0, 2.0]]), weight=3.0),
+        sealed("b", "c", sum=torch.tensor([10.0, 20.0], dtype=torch.float64)),
+    ]
+    total = Total.of(parts, answer="sum", sources=())
+    assert total.rows is None
+    assert total.sum.tolist() == [13.0, 26.0]
+    assert total.contributions.weights.tolist() == [3.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("strategy", AVERAGING, ids=lambda s: s.name)
+def test_a_mean_of_sums_is_the_mean_of_rows(strategy):
+    rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 1.0], [-3.0, 5.0, 2.5]])
+    parts = [sealed(f"w{i}", rows=row[None], weight=i + 1.0) for i, row in enumerate(rows)]
+    assert strategy.answer == "sum"
+    one, two = (
+        strategy.apply(state_of_two(strategy), Total.of(parts, answer=answer, sources=()))
+        for answer in ("rows", "sum")
+    )
+    assert one.model.digest == two.model.digest
+
+
+def test_a_sum_that_is_not_finite_names_whose_loss_shows_it():
+    who = Contributions.of(
+        Contribution(n, 1.0, {"loss": loss, "seen": 1.0})
+        for n, loss in (("a", 0.5), ("b", float("nan")))
+    )
+    bad = Sealed(Ticket("run", 1), who, sum=torch.tensor([float("nan"), 1.0, 1.0]).double())
+    with pytest.raises(Diverged, match=r"NaN or infinity in .* from b\."):
+        fedavg().apply(state_of_two(fedavg()), Total.of([bad], answer="sum", sources=()))
+
+
+def test_a_strategy_that_needs_rows_is_not_given_a_sum():
+    with pytest.raises(ValueError, match="must be given rows; given: a sum"):
+        Total.of([sealed("a", sum=torch.zeros(1).double())], answer="rows", sources=())
+
+
 def test_a_worker_cannot_count_twice():
-    one = Total(torch.zeros(1, 1), (Contribution("a", 1.0, {"loss": 0.0, "seen": 1.0}),))
-    with pytest.raises(ValueError, match="disjoint workers; given: a, a"):
-        one + one
+    one = sealed("a", rows=torch.zeros(1, 1))
+    with pytest.raises(ValueError, match="disjoint workers; given: a twice"):
+        Total.of([one, one], answer="rows", sources=())
 
 
 def test_every_strategy_of_the_settings_can_be_built():

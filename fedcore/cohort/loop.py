@@ -1,0 +1,44 @@
+"""The engine `loop`: one worker after the other, each exactly as a virtual worker trains."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedcore.cohort.update import CohortUpdate
+from fedcore.contributions import Contribution, Contributions
+from fedcore.data.holdings import Holdings
+from fedcore.local import train_locally
+from fedcore.trees import Layout
+from fedcore.values import Brief
+
+__all__ = ["train_in_turn"]
+
+
+def train_in_turn(
+    brief: Brief, holdings: Holdings, members: Sequence[int], *, why: str
+) -> CohortUpdate:
+    """Train the members one by one; of a sum, no more than one worker's weights are kept."""
+    layout = Layout.of(brief.model.averaged)
+    added = torch.zeros(layout.size, dtype=torch.float64)
+    rows, counted = [], []
+    for k in members:
+        worker = holdings.workers[k]
+        update = train_locally(brief, holdings.of(k), worker=worker)
+        row = layout.flatten(update.trained)
+        counted.append(Contribution(worker, update.weight, update.measures))
+        if brief.answer == "rows":
+            rows.append(row)
+        else:
+            added.add_(row, alpha=update.weight)
+    return CohortUpdate(
+        ticket=brief.ticket,
+        contributions=Contributions.of(counted),
+        rows=_stacked(rows, layout) if brief.answer == "rows" else None,
+        sum=added if brief.answer == "sum" else None,
+        engine=f"loop: {why}",
+    )
+
+
+def _stacked(rows: list[Tensor], layout: Layout) -> Tensor:
+    return torch.stack(rows) if rows else torch.zeros(0, layout.size, dtype=layout.dtype)

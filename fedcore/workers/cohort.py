@@ -1,0 +1,118 @@
+"""CohortWorker: many simulated data holders behind one handle, trained together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedcore.cohort import CohortUpdate, Engine, train_cohort
+from fedcore.contributions import Contribution
+from fedcore.data.holdings import Holdings
+from fedcore.store import LIVE, fetch, put
+from fedcore.values import Brief, Description, Ref, Sealed, Ticket
+from fedcore.workers.custody import Custody
+from fedcore.workers.virtual import evaluated_on
+
+__all__ = ["CohortWorker"]
+
+
+@dataclass(frozen=True)
+class CohortWorker:
+    """Simulated workers whose records lie in one store: the same numbers as as many virtual ones.
+
+    A round asks the handle once, however many workers it stands for; it answers with their sum
+    where the aggregator is linear, and with a row for each where it is not. `first` is the
+    position of its first worker in the roster of the federation.
+    """
+
+    id: str
+    store: str
+    data: Ref
+    first: int
+    count: int
+    engine: Engine = "auto"
+
+    @classmethod
+    def holding(
+        cls,
+        id: str,
+        data: Holdings,
+        *,
+        first: int = 0,
+        engine: Engine = "auto",
+        stores: str = LIVE,
+    ) -> "CohortWorker":
+        """A handle for these workers: their records are put in its store, named after `stores`."""
+        url = f"{stores}{id}"
+        kept = put(url, f"data/{data.fingerprint}", data, owner=id)
+        return cls(id, url, kept, first=first, count=len(data), engine=engine)
+
+    @property
+    def custody(self) -> Custody:
+        """What it keeps between verbs."""
+        return Custody(self.id, self.store)
+
+    def describe(self) -> Description:
+        """Counts, schema and fingerprint of all its workers' records together."""
+        data = fetch(self.data, Holdings)
+        return Description(
+            worker=self.id,
+            records=len(data.records),
+            inputs=data.records.inputs,
+            labels=data.records.label_counts,
+            fingerprint=data.fingerprint,
+            workers=len(data),
+        )
+
+    def send(self, brief: Ref) -> Ref:
+        """Receive a brief, once for all."""
+        with self.custody.guarded("send", brief):
+            received = fetch(brief, Brief)
+            if received.disclosure != "open":
+                reason = "only the disclosure `open` is known here"
+                raise self.custody.refusal("send", brief, reason)
+            return self.custody.once(received.ticket, lambda: received, kind=Brief)
+
+    def train(self, model: Ref) -> Ref:
+        """Train the workers that the brief has chosen, all at once."""
+        with self.custody.guarded("train", model):
+            brief = self.custody.own(model, Brief, verb="train")
+
+            def work() -> CohortUpdate:
+                data = fetch(self.data, Holdings)
+                return train_cohort(brief, data, self._members(brief), engine=self.engine)
+
+            return self.custody.once(brief.ticket, work, kind=CohortUpdate)
+
+    def fetch(self, update: Ref) -> Ref:
+        """Seal the update: a sum or rows, as the brief asked."""
+        with self.custody.guarded("fetch", update):
+            made = self.custody.own(update, CohortUpdate, verb="fetch")
+
+            def seal() -> Sealed:
+                return Sealed(made.ticket, made.contributions, rows=made.rows, sum=made.sum)
+
+            return self.custody.once(made.ticket, seal, kind=Sealed)
+
+    def evaluate(self, model: Ref) -> Ref:
+        """Loss and metrics of the received model on all the workers' records, as sums."""
+        with self.custody.guarded("evaluate", model):
+            brief = self.custody.own(model, Brief, verb="evaluate")
+            return self.custody.once(
+                brief.ticket,
+                lambda: evaluated_on(brief, fetch(self.data, Holdings).records, worker=self.id),
+                kind=Contribution,
+            )
+
+    def forget(self, ticket: Ticket) -> None:
+        """Drop what was kept for retries of this ticket."""
+        self.custody.forget(ticket)
+
+    def _members(self, brief: Brief) -> Sequence[int]:
+        """Positions among its own workers of those that take part."""
+        if brief.chosen is None:
+            return range(self.count)
+        bounds = torch.tensor([self.first, self.first + self.count])
+        begin, end = torch.searchsorted(brief.chosen, bounds).tolist()
+        members: list[int] = (brief.chosen[begin:end] - self.first).tolist()
+        return members
