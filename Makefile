@@ -20,8 +20,9 @@ check: .venv/test ## lint, strict types, import direction
 soak: .venv/test browser ## the long versions of the random tests
 	$(PY) -m pytest -m soak --timeout 7200
 
-bench: .venv/test ## what orchestration costs: milliseconds and memory per round
+bench: .venv/test ## what a round costs, and how it compares with plain torch (about 11 minutes)
 	$(PY) -m tests.benchmarks.orchestration
+	$(PY) -m tests.benchmarks.cohorts
 
 clean: ## remove the environment and everything generated
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefect.futures import PrefectFuture, PrefectFutureList, wait
+from prefect.results import ResultRecord  # type: ignore[attr-defined]
 
 from fedcore.errors import QuorumNotMet, WorkerError
 from fedcore.terms import Terms
@@ -40,7 +41,7 @@ def answered(asked: Sequence[Worker], futures: PrefectFutureList[Ref], *, terms:
         future.wait()
         if future.state.is_completed():
             found.workers.append(worker)
-            found.refs.append(future.result())
+            found.refs.append(_result(future))
         else:
             found.missing[worker.id] = _why(future)
     return found
@@ -60,6 +61,13 @@ def survivors(*answers: Answered, terms: Terms, round: int) -> Answered:
         raise QuorumNotMet(round=round, quorum=quorum, arrived=len(last.workers), missing=missing)
     pairs = sorted(zip(last.workers, last.refs, strict=True), key=lambda pair: pair[0].id)
     return Answered([worker for worker, _ in pairs], [ref for _, ref in pairs], missing)
+
+
+def _result(future: PrefectFuture[Ref]) -> Ref:
+    """What a completed task run returned. `future.result()` would visit Prefect's event loop for
+    it, which costs a millisecond each time."""
+    data = future.state.data
+    return data.result if isinstance(data, ResultRecord) else future.result()
 
 
 def _why(future: PrefectFuture[Ref]) -> str:

@@ -24,7 +24,6 @@ __all__ = ["confusion_picture", "loss_picture"]
 TRAIN, TEST, FAINT, INK = "#0072B2", "#D55E00", "#B0B0B0", "#222222"
 WORKER_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A")
 WORKER_STYLES = ("-", "--")
-MOST_LINES = 50
 MOST_NAMED = 10
 """As many as colours times styles: each worker named in the legend looks different."""
 LOGARITHMIC_FROM = 50.0
@@ -44,11 +43,10 @@ def loss_picture(records: Sequence[RoundRecord], *, path: Path) -> None:
     """
     figure = Figure(figsize=(8, 4.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    workers = _worker_curves(records)
-    if len(workers) > MOST_LINES:
+    if records and "train_loss_p50" in records[0].metrics:
         _draw_band(axes, records)
     else:
-        _draw_workers(axes, workers)
+        _draw_workers(axes, _worker_curves(records))
     # White under the two lines that matter: they stay readable across many thin ones.
     for name, label, colour in (
         ("train_loss", "train loss, all workers", TRAIN),
@@ -120,9 +118,9 @@ def _draw_workers(axes: Axes, workers: Mapping[str, list[tuple[int, float]]]) ->
 
 
 def _draw_band(axes: Axes, records: Sequence[RoundRecord]) -> None:
-    losses = {r.round: [c.train_loss for c in r.contributions] for r in records if r.contributions}
-    rounds = np.array(list(losses))
-    low, high = np.array([np.percentile(values, (10, 90)) for values in losses.values()]).T
+    ends = ("train_loss_p10", "train_loss_p90")
+    low, high = np.array([[record.metrics[end] for end in ends] for record in records]).T
+    rounds = np.array([record.round for record in records])
     axes.fill_between(
         rounds, low, high, color=FAINT, alpha=0.5, linewidth=0, label="middle 80 % of workers"
     )

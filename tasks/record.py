@@ -7,11 +7,12 @@ checkpoints if it is lost.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from fedcore.checkpoint import RunFolder
-from fedcore.values import Description, RoundRecord, ServerState
+from fedcore.rounds import FEW_WORKERS
+from fedcore.values import Contributions, Description, RoundRecord, ServerState
 from tasks import report
 from tasks.tracking import Run, Tracker
 
@@ -25,6 +26,8 @@ FEW = 4
 """As many workers as get their losses on a round's line."""
 TABLES_EVERY_S = 3.0
 """Tables of all rounds grow with the rounds: sending them this often is enough to watch."""
+PROGRESS_EVERY_S = 0.5
+"""A call to the server costs as much as a task run."""
 
 
 @dataclass
@@ -39,12 +42,24 @@ class Recorder:
     progress: UUID
     records: list[RoundRecord] = field(default_factory=list)
     tables_at: float = 0.0
+    progress_at: float = 0.0
+    forgotten: int = 0
 
     def tables(self) -> None:
         """The tables of rounds and workers, as of now."""
         report.rounds_table(self.records)
         report.workers_table(self.descriptions, self.records)
         self.tables_at = time.monotonic()
+
+    def let_go(self) -> None:
+        """Of many workers, forget each one's part in the rounds that MLflow has been told of: it
+        lies in the checkpoints, and thousands of them a round would fill the memory."""
+        if self.run.workers <= FEW_WORKERS:
+            return
+        told = self.tracker.progress.curves
+        for place in range(self.forgotten, told):
+            self.records[place] = replace(self.records[place], contributions=Contributions())
+        self.forgotten = max(self.forgotten, told)
 
 
 def record(run: Recorder, state: ServerState) -> None:
@@ -53,8 +68,11 @@ def record(run: Recorder, state: ServerState) -> None:
     run.folder.save(state)
     run.records.append(state.record)
     run.tracker.round(run.records, state.model)
+    run.let_go()
     logger.info(_line(state.record, run.rounds), extra={"record": state.record})
-    report.progress(run.progress, done=state.round, rounds=run.rounds)
+    if time.monotonic() - run.progress_at > PROGRESS_EVERY_S:
+        report.progress(run.progress, done=state.round, rounds=run.rounds)
+        run.progress_at = time.monotonic()
     if time.monotonic() - run.tables_at > TABLES_EVERY_S:
         run.tables()
 

@@ -76,13 +76,13 @@ def _round_row(record: RoundRecord) -> dict[str, object]:
     return {
         "round": record.round,
         **shown,
-        "workers": len(record.contributions),
+        "workers": round(record.metrics["workers_arrived"]),
         "missing": missing or "none",
     }
 
 
 def workers_table(descriptions: Sequence[Description], records: Sequence[RoundRecord]) -> None:
-    """One row per worker: its records, its labels, its last loss."""
+    """One row per worker, or per host of simulated ones: records, labels, the last loss."""
     last: dict[str, tuple[int, float]] = {}
     for record in records:
         for contribution in record.contributions:
@@ -140,10 +140,15 @@ def _worker_row(
 ) -> dict[str, object]:
     round, loss = last.get(description.worker, (None, None))
     labels = ", ".join(f"{label}: {count}" for label, count in description.labels.items() if count)
-    return {
+    known: dict[str, object] = {
         "worker": description.worker,
         "records": description.records,
         "labels": labels or "no classes",
+    }
+    if description.workers > 1:
+        return {**known, "workers": description.workers}
+    return {
+        **known,
         "last loss": "none yet" if loss is None else _rounded(loss),
         "in round": "none yet" if round is None else round,
     }

@@ -6,6 +6,7 @@ no task has a tag (each costs a call for a lease) or a cache key.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from prefect import Task, task
@@ -83,10 +84,16 @@ class Verbs(NamedTuple):
 
 def verbs(terms: Terms) -> Verbs:
     """The verbs, retried as often as the terms say, waiting twice as long each time."""
-    waits = [min(0.5 * 2**retry, 30.0) for retry in range(terms.retries)]
+    return _retried(terms.retries)
+
+
+@lru_cache
+def _retried(retries: int) -> Verbs:
+    # Kept, because making tasks costs more than running one.
+    waits = [min(0.5 * 2**retry, 30.0) for retry in range(retries)]
     return Verbs(
         *(
-            verb.with_options(retries=terms.retries, retry_delay_seconds=waits or 0)
+            verb.with_options(retries=retries, retry_delay_seconds=waits or 0)
             for verb in (send_model, local_train, fetch_update, evaluate_at)
         )
     )

@@ -1,17 +1,15 @@
 """What single workers' training looked like, where the disclosure lets it out.
 
 Up to 50 workers: a child run for each, with the metric names of the parent, so that MLflow draws
-their curves over each other. Above that: quantiles on the parent, and a table for each round.
+their curves over each other. Above that the record has quantiles, and each round gets a table.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
+from fedcore.rounds import FEW_WORKERS
 from fedcore.values import RoundRecord
 from tasks.tracking.artifacts import write_file
 from tasks.tracking.children import PARENT, WORKER, children
@@ -19,11 +17,7 @@ from tasks.tracking.rounds import log_metrics
 from tasks.tracking.runs import Run
 from tasks.tracking.server import client
 
-__all__ = ["MOST_CURVES", "log_workers"]
-
-MOST_CURVES = 50
-"""MLflow's pages of runs and charts grow slow with more child runs than that."""
-QUANTILES = (10, 50, 90)
+__all__ = ["log_workers"]
 
 
 def log_workers(run: Run, records: Sequence[RoundRecord]) -> None:
@@ -31,8 +25,8 @@ def log_workers(run: Run, records: Sequence[RoundRecord]) -> None:
 
     A federation of one worker gets no child: its curve is the parent's.
     """
-    if run.workers > MOST_CURVES:
-        log_metrics(run.id, [metric for record in records for metric in _quantiles(record)])
+    # MLflow's pages of runs and charts grow slow with more child runs than that.
+    if run.workers > FEW_WORKERS:
         for record in records:
             write_file(client(), run.id, f"workers/round-{record.round:05d}.csv", _table(record))
     elif run.workers > 1 and records:
@@ -63,20 +57,9 @@ def _create(mlflow: MlflowClient, run: Run, worker: str) -> str:
     return str(made.info.run_id)
 
 
-def _quantiles(record: RoundRecord) -> list[Metric]:
-    losses = [contribution.train_loss for contribution in record.contributions]
-    if not losses:
-        return []
-    values = np.percentile(losses, QUANTILES)
-    return [
-        Metric(f"train_loss_p{q}", float(value), record.timestamp_ms, record.round)
-        for q, value in zip(QUANTILES, values, strict=True)
-    ]
-
-
 def _table(record: RoundRecord) -> bytes:
-    text = io.StringIO()
-    rows = csv.writer(text)
-    rows.writerow(["worker", "train_loss", "records"])
-    rows.writerows((c.worker, c.train_loss, c.weight) for c in record.contributions)
-    return text.getvalue().encode()
+    """Rows of worker, train_loss, records; a worker's name has no comma or quote in it."""
+    who = record.contributions
+    columns = zip(who.workers, who.train_losses.tolist(), who.weights.tolist(), strict=True)
+    rows = [f"{worker},{loss!r},{records:.0f}" for worker, loss, records in columns]
+    return "\n".join(["worker,train_loss,records", *rows, ""]).encode()

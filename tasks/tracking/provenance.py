@@ -111,7 +111,7 @@ def _combined(descriptions: Sequence[Description]) -> dict[str, object]:
     parts = sorted((d.worker, d.fingerprint) for d in descriptions)
     return {
         "num_rows": sum(d.records for d in descriptions),
-        "workers": len(descriptions),
+        "workers": sum(d.workers for d in descriptions),
         "fingerprint": hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
     }
 

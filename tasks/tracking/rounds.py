@@ -62,8 +62,11 @@ def log_round_model(run: Run, round: int, model: ModelState) -> None:
 
 def model_bytes(model: ModelState) -> bytes:
     """The model's tensors by name, in a file that any safetensors reader opens."""
-    # Tied weights share memory, which safetensors refuses to save side by side.
-    return save({name: tensor.detach().clone() for name, tensor in model.tensors.items()})
+    tensors = {name: tensor.detach() for name, tensor in model.tensors.items()}
+    if len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) < len(tensors):
+        # Tied weights share memory, which safetensors refuses to save side by side.
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    return save(tensors)
 
 
 def model_rounds(run: Run | FoundRun) -> dict[int, int]:

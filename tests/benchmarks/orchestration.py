@@ -1,10 +1,9 @@
 """What orchestration costs: milliseconds and memory of a round in which nothing is learnt.
 
-    python -m tests.benchmarks.orchestration [--rounds 100] [--long 300]
+    python -m tests.benchmarks.orchestration [--rounds 25] [--long 100]
 
 Each worker has one record and the model one weight, so a round is what Prefect, MLflow and the
-checkpoint take. The Prefect server is a process of its own. Prints a table and writes
-`benchmarks.json`.
+checkpoint take. The Prefect server is a process of its own. Prints a table.
 """
 
 import argparse
@@ -122,14 +121,14 @@ def local_train_ms(workers: int) -> float:
 def main() -> None:
     """Each measurement in a process of its own, so that none inherits another's memory."""
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--rounds", type=int, default=100)
-    arguments.add_argument("--long", type=int, default=300)
+    arguments.add_argument("--rounds", type=int, default=25)
+    arguments.add_argument("--long", type=int, default=100)
     arguments.add_argument("--one", type=int, nargs=2, metavar=("WORKERS", "ROUNDS"))
     given = arguments.parse_args()
     if given.one:
         one(*given.one)
         return
-    plan = [(1, given.rounds), (10, given.rounds), (50, given.rounds), (10, given.long)]
+    plan = [(1, given.rounds), (50, given.rounds), (10, given.long)]
     found = [run(workers, rounds) for workers, rounds in plan]
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{'workers':>8}{'rounds':>8}{'tasks':>7}{'ms first':>10}{'ms last':>9}{'cpu ms':>8}"
@@ -140,7 +139,6 @@ def main() -> None:
             f"{c['ms_last']:9.1f}{c['cpu_ms']:8.1f}{c['ms_of_local_train']:10.2f}"
             f"{c['mb_early']:10.0f}{c['mb_end']:8.0f}"
         )
-    Path("benchmarks.json").write_text(json.dumps(found, indent=2))
 
 
 def run(workers: int, rounds: int) -> dict[str, float]:

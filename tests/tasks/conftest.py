@@ -17,9 +17,10 @@ import pytest
 from fedcore.checkpoint import RunFolder
 from fedcore.initial import initial_state
 from fedcore.models import Blueprint
+from fedcore.rounds import FEW_WORKERS
 from fedcore.settings import TrainingConfig
 from fedcore.settings.model import Mlp
-from fedcore.values import Contribution, Description, RoundRecord, ServerState
+from fedcore.values import Contribution, Contributions, Description, RoundRecord, ServerState
 from tasks import tracking
 from tasks.tracking import Run
 from tasks.tracking.server import client
@@ -132,7 +133,7 @@ class Training:
     def round(self) -> None:
         """Finish one more round."""
         number = self.state.round + 1
-        counted = tuple(
+        counted = Contributions.of(
             Contribution(name, 10.0 + i, {"loss": (10.0 + i) * (i + 1) / number, "seen": 10.0 + i})
             for i, name in enumerate(names(self.workers))
         )
@@ -144,6 +145,8 @@ class Training:
             "test_accuracy": 1 - 0.5 / number,
             "workers_arrived": float(self.workers),
         }
+        if self.workers > FEW_WORKERS:
+            metrics |= {f"train_loss_p{q}": float(q) for q in (10, 50, 90)}
         going = ServerState(self.state.round, moved, counted=counted)
         self.state = going.finish(metrics, timestamp_ms=1_800_000_000_000 + number, missing={})
         self.folder.save(self.state)

@@ -11,7 +11,7 @@ from fedcore.errors import QuorumNotMet, WorkerRefused, WorkerUnreachable
 from fedcore.federation import found
 from fedcore.settings import parse
 from fedcore.values import Ref
-from flows.threads import threads
+from flows.backend import threads
 from tasks.gather import answered, survivors
 from tasks.verbs import verbs
 

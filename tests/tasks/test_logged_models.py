@@ -183,14 +183,14 @@ from fedcore.settings.model import Mlp
 from fedcore.models import Blueprint
 from fedcore.checkpoint import RunFolder
 from fedcore.initial import initial_state
-from fedcore.values import Contribution, ServerState
+from fedcore.values import Contribution, Contributions, ServerState
 config = TrainingConfig()
 blueprint = Blueprint(Mlp(), inputs=(6,), outputs=3, classes=3)
 tracking.warm_up()
 run = tracking.start_run(config, kind="federated", descriptions=[])
 folder = RunFolder.of(run.id)
 folder.create(config)
-who = (Contribution("a", 1, {"loss": 1, "seen": 1}),)
+who = Contributions.of([Contribution("a", 1, {"loss": 1, "seen": 1})])
 state = ServerState(0, initial_state(blueprint, seed=0), counted=who)
 state = state.finish({"train_loss": 1.0}, timestamp_ms=1, missing={})
 folder.save(state)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedcore.values import Contribution, RoundRecord
+from fedcore.values import Contribution, Contributions, RoundRecord
 from tasks.pictures import confusion_picture, loss_picture
 
 BLUE, VERMILION = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
@@ -23,8 +23,16 @@ def records(
         RoundRecord(
             round,
             1000 + round,
-            {"train_loss": scale * 2 / round, **({"test_loss": 2.2 / round} if test else {})},
-            tuple(
+            {
+                "train_loss": scale * 2 / round,
+                **({"test_loss": 2.2 / round} if test else {}),
+                **(
+                    {f"train_loss_p{q}": q / 25 / round for q in (10, 50, 90)}
+                    if workers > 50
+                    else {}
+                ),
+            },
+            Contributions.of(
                 Contribution(f"worker-{i}", 1.0, {"loss": 2 / round + 0.01 * i, "seen": 1.0})
                 for i in range(workers)
             ),
@@ -70,7 +78,7 @@ def test_any_number_of_rounds(tmp_path: Path, rounds: int) -> None:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 0.0, 1e30])
 def test_losses_that_are_no_fun(tmp_path: Path, loss: float) -> None:
-    odd = RoundRecord(4, 1, {"train_loss": loss}, ())
+    odd = RoundRecord(4, 1, {"train_loss": loss}, Contributions())
     loss_picture([*records(3, workers=2), odd], path=tmp_path / "loss.png")
     drawn(tmp_path / "loss.png")
 
