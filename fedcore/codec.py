@@ -19,7 +19,7 @@ from fedcore.data.dataset import Dataset
 from fedcore.data.holdings import Holdings
 from fedcore.errors import CheckpointError
 from fedcore.models import Blueprint
-from fedcore.rules import Plain, Proximal
+from fedcore.rules import ControlVariate, Plain, Proximal
 from fedcore.settings import model as model_settings
 from fedcore.settings import training as training_settings
 
@@ -32,6 +32,7 @@ _DATACLASSES: dict[str, type] = {
     for kind in (
         Blueprint,
         CohortUpdate,
+        ControlVariate,
         Dataset,
         Holdings,
         Plain,

@@ -17,7 +17,7 @@ from fedcore.initial import load_into
 from fedcore.losses import loss_of
 from fedcore.models import Blueprint, build
 from fedcore.optimisers import stepper
-from fedcore.rules import Plain
+from fedcore.rules import ControlVariate, Plain
 from fedcore.seeds import derive, global_stream
 from fedcore.values import Brief, Update
 
@@ -52,8 +52,9 @@ def train_locally(brief: Brief, data: Dataset, *, worker: str) -> Update:
 
 def _descend(brief: Brief, flat: FlatModule, data: Dataset) -> tuple[float, int]:
     plan, rule, module = brief.plan, brief.rule, flat.module
+    offsets = [(module.get_parameter(name).grad, o) for name, o in rule.offset.items()]
     loss_function = loss_of(brief.blueprint.model.loss)
-    corrected = not isinstance(rule, Plain)
+    corrected = not isinstance(rule, Plain | ControlVariate)
     received = [w.clone() for w in flat.weights] if corrected else []
     step = stepper(plan.optimiser, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay)
     total, seen = 0.0, 0
@@ -71,6 +72,9 @@ def _descend(brief: Brief, flat: FlatModule, data: Dataset) -> tuple[float, int]
                 rule.correct(g, w, w0)
                 for g, w, w0 in zip(gradients, flat.weights, received, strict=True)
             ]
+        for slope, o in offsets:
+            if slope is not None:  # a frozen parameter has none
+                slope.add_(o)
         if plan.clip_norm is not None:
             gradients = _clipped(gradients, plan.clip_norm)
         step(flat.weights, gradients)

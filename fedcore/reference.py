@@ -40,9 +40,18 @@ class Reference:
 
 
 def reference_training(
-    config: TrainingConfig, model: nn.Module, workers: Mapping[str, Dataset], loss: nn.Module
+    config: TrainingConfig,
+    model: nn.Module,
+    workers: Mapping[str, Dataset],
+    loss: nn.Module,
+    *,
+    drifts: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Reference:
-    """Train `model` (a copy of it) over the workers as the settings say."""
+    """Train `model` (a copy of it) over the workers as the settings say.
+
+    `drifts`: each worker's control variate c - c_k by parameter name, the same in every round.
+    """
+    drifts = drifts or {}
     model = copy.deepcopy(model)
     losses: list[dict[str, float]] = []
     for round in range(1, config.rounds + 1):
@@ -55,12 +64,14 @@ def reference_training(
         if isinstance(config.strategy, Sequential):
             found = {}
             for name in names:
-                found[name] = _train(config, model, workers[name], loss, round)
+                found[name] = _train(config, model, workers[name], loss, round, {})
         else:
             found, copies = {}, {}
             for name in names:
                 copies[name] = copy.deepcopy(model)
-                found[name] = _train(config, copies[name], workers[name], loss, round)
+                found[name] = _train(
+                    config, copies[name], workers[name], loss, round, drifts.get(name, {})
+                )
             _average(model, copies, {name: len(workers[name]) for name in names})
         losses.append(found)
     return Reference({k: v.detach().clone() for k, v in model.state_dict().items()}, losses)
@@ -81,7 +92,12 @@ def _average(model: nn.Module, copies: Mapping[str, nn.Module], records: Mapping
 
 
 def _train(
-    config: TrainingConfig, model: nn.Module, data: Dataset, loss: nn.Module, round: int
+    config: TrainingConfig,
+    model: nn.Module,
+    data: Dataset,
+    loss: nn.Module,
+    round: int,
+    drift: Mapping[str, Tensor],
 ) -> float:
     """Train in place; return the mean of the batch losses, weighted by records."""
     local, strategy = config.local, config.strategy
@@ -104,6 +120,8 @@ def _train(
             if isinstance(strategy, Fedprox):
                 for g, p, p0 in zip(gradients, model.parameters(), received, strict=True):
                     g += strategy.mu * (p - p0)
+            for g, (name, _) in zip(gradients, model.named_parameters(), strict=True):
+                g += drift.get(name, 0.0)
             if local.clip_norm is not None:
                 norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients))
                 if norm > local.clip_norm:

@@ -19,6 +19,7 @@ from fedcore.cohort.low_rank import Recurrence
 from fedcore.cohort.probe import Findings
 from fedcore.errors import Incompatible
 from fedcore.losses import loss_of
+from fedcore.rules import ControlVariate
 from fedcore.settings.training import Engine
 from fedcore.values import Brief
 
@@ -132,6 +133,8 @@ def refused(engine: Engine, why: str) -> Incompatible:
 
 
 def _not_linear(brief: Brief) -> str:
+    if isinstance(brief.rule, ControlVariate):
+        return "control variates: each worker steps along an offset of its own"
     if brief.plan.clip_norm is not None:
         return "clip_norm together with a rule or optimiser whose steps are not linear"
     return "a rule or optimiser whose steps are not linear in the weights"

@@ -1,6 +1,7 @@
 """The engine `loop`: one worker after the other, each exactly as a virtual worker trains."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,10 +10,11 @@ from fedcore.cohort.update import CohortUpdate
 from fedcore.contributions import Contribution, Contributions
 from fedcore.data.holdings import Holdings
 from fedcore.local import train_locally
+from fedcore.rules import ControlVariate
 from fedcore.trees import Layout
 from fedcore.values import Brief
 
-__all__ = ["train_in_turn"]
+__all__ = ["for_members", "train_in_turn"]
 
 
 def train_in_turn(
@@ -22,9 +24,10 @@ def train_in_turn(
     layout = Layout.of(brief.model.averaged)
     added = torch.zeros(layout.size, dtype=torch.float64)
     rows, counted = [], []
-    for k in members:
+    for place, k in enumerate(members):
         worker = holdings.workers[k]
-        update = train_locally(brief, holdings.of(k), worker=worker)
+        own = for_members(brief, place)
+        update = train_locally(own, holdings.of(k), worker=worker)
         row = layout.flatten(update.trained)
         counted.append(Contribution(worker, update.weight, update.measures))
         if brief.answer == "rows":
@@ -42,3 +45,10 @@ def train_in_turn(
 
 def _stacked(rows: list[Tensor], layout: Layout) -> Tensor:
     return torch.stack(rows) if rows else torch.zeros(0, layout.size, dtype=layout.dtype)
+
+
+def for_members(brief: Brief, places: int | Sequence[int]) -> Brief:
+    """The brief as it is for one of the cohort's members, or for some: with their own rule."""
+    if isinstance(brief.rule, ControlVariate):
+        return replace(brief, rule=brief.rule.of(places))
+    return brief

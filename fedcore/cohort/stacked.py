@@ -58,12 +58,16 @@ class Stacked:
         rule = self.brief.rule
         if isinstance(rule, Plain):
             return list(gradients)
-        return [
+        corrected = [
             rule.correct(g, w[:workers], w0.expand_as(g))
             for g, w, w0 in zip(
                 gradients, self.weights.values(), self.received.values(), strict=True
             )
         ]
+        if not rule.offset:
+            return corrected
+        named = zip(self.weights, corrected, strict=True)
+        return [g + rule.offset[name][:workers] if name in rule.offset else g for name, g in named]
 
     def step(self, gradients: Sequence[Tensor], workers: int) -> None:
         """Step the first n copies, in place."""

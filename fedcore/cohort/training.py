@@ -14,7 +14,7 @@ from fedcore.cohort.batches import Timetable
 from fedcore.cohort.choice import Choice, choose, refused
 from fedcore.cohort.descent import Lot, Trained, descend
 from fedcore.cohort.groups import groups
-from fedcore.cohort.loop import train_in_turn
+from fedcore.cohort.loop import for_members, train_in_turn
 from fedcore.cohort.losses import pads
 from fedcore.cohort.memory import most_together
 from fedcore.cohort.probe import findings
@@ -91,7 +91,7 @@ def _together(
         timetable = Timetable.of(brief, tuple(sizes[k] for k in where), device=device)
         workers = [holdings.workers[k] for k in chosen]
         trained = descend(
-            brief,
+            for_members(brief, where),
             Lot.of(workers, timetable, records, holdings.starts[chosen]),
             anatomy=anatomy,
             shared=choice.shared,

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fedcore.cohort import choice, groups, memory, train_cohort
 from fedcore.cohort.batches import Timetable
+from fedcore.cohort.loop import for_members
 from fedcore.data import Dataset
 from fedcore.data.holdings import Holdings
 from fedcore.errors import ConfigError, Incompatible
@@ -18,7 +19,7 @@ from fedcore.initial import initial_state
 from fedcore.local import _batches, train_locally
 from fedcore.losses import prepare
 from fedcore.models import blueprint
-from fedcore.rules import Plain, Proximal
+from fedcore.rules import ControlVariate, Plain, Proximal
 from fedcore.settings.model import (
     BceWithLogits,
     Cnn,
@@ -259,7 +260,10 @@ def brief_for(data, model, *, rule=None, answer="rows", **plan):
 
 
 def alone(data, brief, members):
-    return [train_locally(brief, data.of(k), worker=data.workers[k]) for k in members]
+    return [
+        train_locally(for_members(brief, place), data.of(k), worker=data.workers[k])
+        for place, k in enumerate(members)
+    ]
 
 
 def check(data, brief, members=None, *, engine="auto", bound=None):
@@ -433,6 +437,8 @@ def test_a_loss_that_only_the_loop_can_compute():
 class Halved:
     """A rule that nobody here knows."""
 
+    offset = {}
+
     def correct(self, g: Tensor, w: Tensor, w0: Tensor) -> Tensor:
         return g / 2 + (w - w0) ** 2
 
@@ -462,6 +468,30 @@ def test_a_norm_of_gradients_that_nearly_cancel():
     plan = {"epochs": 1, "batch_size": 0, "clip_norm": 1.0, "learning_rate": 1.0}
     data, brief = brief_for(replace(data, records=records), Linear(loss=Mse()), **plan)
     check(data, brief, engine="low_rank", bound=3e-5)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    make=st.sampled_from([Layers, Mixer]), dtype=st.sampled_from(["float32", "float64"]),
+    plan=plans, sizes=many_sizes, engine=st.sampled_from(["auto", "stacked", "loop"]),
+)  # fmt: skip
+def test_each_worker_steps_along_a_control_variate_of_its_own(make, dtype, plan, sizes, engine):
+    model = custom(make, dtype=dtype)
+    held, brief = brief_for(holdings(sizes, dtype=getattr(torch, dtype)), model, **plan)
+    stream = torch.Generator().manual_seed(len(sizes))
+    offset = {
+        name: torch.randn(len(sizes), *w.shape, generator=stream, dtype=w.dtype)
+        for name, w in brief.model.parameters.items()
+    }
+    brief = replace(brief, rule=ControlVariate(offset))
+    line = check(held, brief, engine=engine)
+    assert not line.startswith("low_rank")
+    if len(sizes) > 1:  # the first worker's offset is nobody else's
+        members = [len(sizes) - 1]
+        moved = replace(brief, rule=brief.rule.of(members))
+        check(held, moved, members, engine=engine)
+    with pytest.raises(Incompatible, match="control variates: each worker"):
+        train_cohort(brief, held, range(len(sizes)), engine="low_rank")
 
 
 def test_an_unknown_rule_is_stacked_never_assumed_linear():

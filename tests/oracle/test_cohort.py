@@ -1,20 +1,25 @@
 """A whole training of a cohort agrees with the nested loops of reference.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fedcore.cohort import train_cohort
 from fedcore.data import Dataset
 from fedcore.data.holdings import Holdings
 from fedcore.federation import found_with
 from fedcore.initial import load_into
 from fedcore.models import build
 from fedcore.reference import reference_training
+from fedcore.rules import ControlVariate
 from fedcore.settings import parse
 from fedcore.simulation import rounds
 from fedcore.strategies import strategy_of
+from fedcore.trees import Layout
 from fedcore.workers import CohortWorker
 
 OPTIMISERS = [
@@ -94,3 +99,41 @@ def test_a_cohort_agrees_with_the_oracle(
     for state, losses in zip(states, expected.losses, strict=True):
         found = {c.worker: c.train_loss for c in state.record.contributions}
         assert found == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "loop"])
+@pytest.mark.parametrize("clip_norm", [None, 0.3])
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda o: o["kind"])
+def test_control_variates_agree_with_the_oracle(engine, clip_norm, optimiser):
+    local = {"epochs": 2, "batch_size": 3, "optimiser": optimiser, "clip_norm": clip_norm}
+    config = parse({"rounds": 1, "model": {"kind": "mlp", "hidden": [4]}, "local": local})
+    sizes = [5, 2, 7]
+    generator = torch.Generator().manual_seed(3)
+    records = Dataset(
+        torch.randn(14, 3, generator=generator),
+        torch.randint(3, (14,), generator=generator),
+        ("a", "b", "c"),
+    )
+    holdings = Holdings(("a", "b", "c"), torch.tensor(sizes), records)
+    handle = CohortWorker.holding("cohort", holdings)
+    federation = found_with(config, [handle], strategy_of(config.strategy), sample=records)
+    brief = federation.strategy.brief(federation.start, federation.terms)
+    offset = {
+        name: torch.randn(3, *w.shape, generator=generator) / 5
+        for name, w in brief.model.parameters.items()
+    }
+    module = build(federation.terms.blueprint)
+    load_into(module, federation.start.model)
+    data = {name: holdings.of(k) for k, name in enumerate(holdings.workers)}
+    drifts = {
+        name: {parameter: o[k] for parameter, o in offset.items()}
+        for k, name in enumerate(holdings.workers)
+    }
+    expected = reference_training(config, module, data, nn.CrossEntropyLoss(), drifts=drifts)
+    found = train_cohort(
+        replace(brief, rule=ControlVariate(offset)), holdings, range(3), engine=engine
+    )
+    layout = Layout.of(brief.model.averaged)
+    mean = layout.unflatten(found.sum / 14)
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, expected.tensors[name], rtol=1e-4, atol=1e-6)
