@@ -11,6 +11,7 @@ from deployments.display import displayed
 from deployments.prefect_api import prefect_api
 from fedcore.checkpoint import RunFolder, home
 from fedcore.settings import TrainingConfig
+from fedcore.settings.training import Uniform
 from fedcore.values import RoundRecord
 
 __all__ = ["run_training"]
@@ -74,9 +75,10 @@ def _say_what_was_learnt(
     run_id: str, records: list[RoundRecord], settings: TrainingConfig, *, best: int
 ) -> None:
     last = records[-1]
-    number = len(last.contributions)
-    whom = "one worker" if number == 1 else f"{number} workers"
-    print(f"\nLearnt {settings.name} in {last.round} rounds from {whom}.")
+    number = round(last.metrics["workers_arrived"])
+    whom = "one worker" if number == 1 else f"{number:,} workers"
+    each = " in each" if isinstance(settings.sampling, Uniform) else ""
+    print(f"\nLearnt {settings.name} in {last.round} rounds from {whom}{each}.")
     accuracy = {
         r.round: r.metrics["test_accuracy"] for r in records if "test_accuracy" in r.metrics
     }

@@ -54,6 +54,7 @@ def measured(
     terms: Terms,
     seconds: float,
     missing: Mapping[str, str],
+    engines: Mapping[str, str],
 ) -> ServerState:
     """The state with the round that is going on finished and its metrics complete.
 
@@ -73,7 +74,8 @@ def measured(
         "bytes_down": float(state.model.size_bytes * (len(state.counted) + len(missing))),
         "bytes_up": float(row_bytes * len(state.counted)),
     }
-    return state.finish(metrics, timestamp_ms=time.time_ns() // 1_000_000, missing=missing)
+    now = time.time_ns() // 1_000_000
+    return state.finish(metrics, timestamp_ms=now, missing=missing, engines=engines)
 
 
 def _quantiles(counted: Contributions) -> dict[str, float]:

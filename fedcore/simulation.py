@@ -60,13 +60,16 @@ def _round(federation: Federation, state: ServerState) -> ServerState:
     strategy, terms = federation.strategy, federation.terms
     began = time.perf_counter()
     ticket = terms.ticket(state.round + 1)
+    engines: dict[str, str] = {}
     for wave in strategy.waves(choose(federation.workers, terms, state)):
         brief = publish(strategy.brief(state, terms), terms=terms, wave=wave[0].id)
         sealed = [worker.fetch(worker.train(worker.send(brief))) for worker in wave]
-        state = strategy.apply(state, reveal(sealed, answer=strategy.answer))
+        total = reveal(sealed, answer=strategy.answer)
+        state = strategy.apply(state, total)
+        engines |= total.engines
     tests = tested(state, terms)
     seconds = time.perf_counter() - began
-    state = measured(state, tests, terms=terms, seconds=seconds, missing={})
+    state = measured(state, tests, terms=terms, seconds=seconds, missing={}, engines=engines)
     for worker in federation.workers:
         worker.forget(ticket)
     open_store(terms.store).drop(f"{ticket.key}/")

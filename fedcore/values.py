@@ -169,13 +169,15 @@ class Sealed:
     """What leaves a worker under the disclosure `open`.
 
     Either `rows` [K, P], trained weights of each worker behind the handle, or `sum` [P] in
-    float64, sum_k weight_k trained_k: all that a mean needs, whatever K is.
+    float64, sum_k weight_k trained_k: all that a mean needs, whatever K is. `engine` says how
+    simulated workers were trained together.
     """
 
     ticket: Ticket
     contributions: Contributions
     rows: Tensor | None = None
     sum: Tensor | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ class Total:
     sum: Tensor | None = None
     sources: tuple[Ref, ...] = ()
     broken: tuple[str, ...] = ()
+    engines: Mapping[str, str] = field(default_factory=dict)
+    """Of each handle that trained several workers together, how."""
 
     @classmethod
     def of(
@@ -204,16 +208,24 @@ class Total:
         """
         every = Contributions.joined(part.contributions for part in sealed)
         order = every.order()
-        contributions, broken = every.taken(order), _broken(sealed)
+        rows, added = None, None
         if answer == "sum":
             added = _sum(sealed)
-            return cls(contributions, sum=added, sources=tuple(sources), broken=broken)
-        if any(part.rows is None for part in sealed):
+        elif any(part.rows is None for part in sealed):
             raise ValueError(
                 "An aggregator of rows must be given rows; given: a sum; ask for rows in the brief."
             )
-        rows = torch.cat([part.rows for part in sealed if part.rows is not None])
-        return cls(contributions, rows=rows[order], sources=tuple(sources), broken=broken)
+        else:
+            rows = torch.cat([part.rows for part in sealed if part.rows is not None])[order]
+        by_handle = zip(sources, sealed, strict=False)
+        return cls(
+            every.taken(order),
+            rows=rows,
+            sum=added,
+            sources=tuple(sources),
+            broken=_broken(sealed),
+            engines={ref.owner: part.engine for ref, part in by_handle if part.engine},
+        )
 
 
 def _sum(sealed: Sequence[Sealed]) -> Tensor:
@@ -262,6 +274,8 @@ class RoundRecord:
     contributions: Contributions
     missing: Mapping[str, str] = field(default_factory=dict)
     """Workers that were asked and did not count, and why."""
+    engines: Mapping[str, str] = field(default_factory=dict)
+    """Of each host of simulated workers, how it trained them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,11 +304,18 @@ class ServerState:
     __hash__ = None  # type: ignore[assignment]  # as for ModelState
 
     def finish(
-        self, metrics: Mapping[str, float], *, timestamp_ms: int, missing: Mapping[str, str]
+        self,
+        metrics: Mapping[str, float],
+        *,
+        timestamp_ms: int,
+        missing: Mapping[str, str],
+        engines: Mapping[str, str] | None = None,
     ) -> "ServerState":
         """The state after the round that is going on: its record is complete."""
         round = self.round + 1
-        record = RoundRecord(round, timestamp_ms, dict(metrics), self.counted, dict(missing))
+        record = RoundRecord(
+            round, timestamp_ms, dict(metrics), self.counted, dict(missing), dict(engines or {})
+        )
         return replace(self, round=round, counted=Contributions(), record=record)
 
 

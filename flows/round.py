@@ -36,6 +36,7 @@ def federated_round(
     """
     began, round = time.perf_counter(), state.round + 1
     missing: dict[str, str] = {}
+    engines: dict[str, str] = {}
     send_model, local_train, fetch_update, _ = verbs(terms)
     chosen = choose(workers, terms, state)  # deterministic in (seed, round)
     for wave in strategy.waves(chosen):  # one wave of all; `sequential`: waves of one
@@ -50,8 +51,9 @@ def federated_round(
         total = reveal(arrived.refs, answer=strategy.answer)  # what the coordinator learns
         state = aggregate(strategy, state, total, terms=terms)
         missing |= arrived.missing
+        engines |= total.engines
     tests = evaluate(state, terms=terms, round=round)
     seconds = time.perf_counter() - began
-    state = measured(state, tests, terms=terms, seconds=seconds, missing=missing)
+    state = measured(state, tests, terms=terms, seconds=seconds, missing=missing, engines=engines)
     record(run, state)  # checkpoint first, then MLflow and artifacts
     return state

@@ -44,6 +44,7 @@ class Recorder:
     tables_at: float = 0.0
     progress_at: float = 0.0
     forgotten: int = 0
+    engines: dict[str, str] = field(default_factory=dict)
 
     def tables(self) -> None:
         """The tables of rounds and workers, as of now."""
@@ -69,12 +70,24 @@ def record(run: Recorder, state: ServerState) -> None:
     run.records.append(state.record)
     run.tracker.round(run.records, state.model)
     run.let_go()
+    for host, engine in state.record.engines.items():
+        # What it shares in detail follows from who was drawn; that is in the table of workers.
+        if run.engines.get(host, "").partition(":")[0] != engine.partition(":")[0]:
+            logger.info("%s trains its workers %s", host, _how(engine))
+    run.engines |= state.record.engines
     logger.info(_line(state.record, run.rounds), extra={"record": state.record})
     if time.monotonic() - run.progress_at > PROGRESS_EVERY_S:
         report.progress(run.progress, done=state.round, rounds=run.rounds)
         run.progress_at = time.monotonic()
     if time.monotonic() - run.tables_at > TABLES_EVERY_S:
         run.tables()
+
+
+def _how(engine: str) -> str:
+    """`low_rank: 2 of 3 ...` as what a person reads."""
+    name, _, why = engine.partition(": ")
+    words = {"low_rank": "together", "stacked": "together", "loop": "one by one"}
+    return f"{words[name]}, engine {name}: {why}"
 
 
 def _counted(number: int, what: str) -> str:

@@ -84,12 +84,14 @@ def _round_row(record: RoundRecord) -> dict[str, object]:
 def workers_table(descriptions: Sequence[Description], records: Sequence[RoundRecord]) -> None:
     """One row per worker, or per host of simulated ones: records, labels, the last loss."""
     last: dict[str, tuple[int, float]] = {}
+    engines: dict[str, str] = {}
     for record in records:
         for contribution in record.contributions:
             last[contribution.worker] = (record.round, contribution.train_loss)
+        engines |= record.engines
     _table(
         "workers",
-        [_worker_row(description, last) for description in descriptions],
+        [_worker_row(description, last, engines) for description in descriptions],
         description="What each worker lets be known of itself (disclosure open).",
     )
 
@@ -136,7 +138,7 @@ def _shown(figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def _worker_row(
-    description: Description, last: Mapping[str, tuple[int, float]]
+    description: Description, last: Mapping[str, tuple[int, float]], engines: Mapping[str, str]
 ) -> dict[str, object]:
     round, loss = last.get(description.worker, (None, None))
     labels = ", ".join(f"{label}: {count}" for label, count in description.labels.items() if count)
@@ -146,7 +148,8 @@ def _worker_row(
         "labels": labels or "no classes",
     }
     if description.workers > 1:
-        return {**known, "workers": description.workers}
+        engine = engines.get(description.worker, "none yet")
+        return {**known, "workers": description.workers, "engine": engine}
     return {
         **known,
         "last loss": "none yet" if loss is None else _rounded(loss),

@@ -90,7 +90,13 @@ class CohortWorker:
             made = self.custody.own(update, CohortUpdate, verb="fetch")
 
             def seal() -> Sealed:
-                return Sealed(made.ticket, made.contributions, rows=made.rows, sum=made.sum)
+                return Sealed(
+                    made.ticket,
+                    made.contributions,
+                    rows=made.rows,
+                    sum=made.sum,
+                    engine=made.engine,
+                )
 
             return self.custody.once(made.ticket, seal, kind=Sealed)
 

@@ -689,3 +689,27 @@ def test_the_fluent_interface_is_not_touched(place: Path, begin: Begin) -> None:
     assert mlflow.active_run() is None
     assert mlflow.get_tracking_uri() == before
     assert isinstance(client(), MlflowClient)
+
+
+@pytest.mark.parametrize(("workers", "kept"), [(60, [0, 0, 60]), (3, [3, 3, 3])])
+def test_of_many_workers_what_mlflow_has_been_told_is_let_go(
+    place: Path, begin: Begin, workers: int, kept: list[int]
+) -> None:
+    from uuid import uuid4
+
+    from tasks.record import Recorder
+
+    training = begin(workers=workers, rounds=3)
+    tracker = Tracker(training.run, training.folder)
+    tracker.round(training.records[:2])
+    records = list(training.records)
+    recorder = Recorder(training.run, training.folder, tracker, 3, [], uuid4(), records)
+    recorder.let_go()
+    assert [len(record.contributions) for record in recorder.records] == kept
+    assert [record.metrics for record in recorder.records] == [
+        record.metrics for record in training.records
+    ]
+    assert tracker.settle(recorder.records) == ""
+    if workers == 60:
+        table = read_artifact(client(), training.run.id, "workers/round-00003.csv").decode()
+        assert len(table.splitlines()) == 61
