@@ -51,7 +51,7 @@ def found(config: TrainingConfig, *, stores: str = LIVE) -> Federation:
         config,
         _workers(config, dealt, stores),
         strategy_of(config.strategy),
-        sample=dealt.pooled,
+        sample=dealt.sample,
         test=dealt.test,
     )
 
@@ -86,7 +86,7 @@ def pool(config: TrainingConfig, *, stores: str = LIVE) -> Federation:
         alone,
         workers,
         centralised(strategy_of(config.strategy)),
-        sample=dealt.pooled,
+        sample=dealt.sample,
         test=dealt.test,
     )
 

@@ -9,7 +9,7 @@ from fedcore.initial import load_into
 from fedcore.metrics import predictions
 from fedcore.models import build
 from fedcore.values import ServerState
-from tasks import pictures, report, tracking
+from tasks import report, tracking
 from tasks.record import Recorder, logger
 
 __all__ = ["close"]
@@ -53,6 +53,9 @@ def _pictures(run: Recorder, federation: Federation, state: ServerState) -> None
 def _drawn(
     run: Recorder, federation: Federation, state: ServerState, *, folder: Path
 ) -> Iterator[Path]:
+    # Matplotlib takes a quarter of a second to import, which no first round should wait for.
+    from tasks import pictures
+
     loss, confusion = folder / "loss.png", folder / "confusion.png"
     pictures.loss_picture(run.records, path=loss)
     yield loss

@@ -47,6 +47,11 @@ class Dealt:
         """All training records in the source's order: what a centralised training sees."""
         return self.records.take(self.train)
 
+    @property
+    def sample(self) -> Dataset:
+        """Two training records (one, if there is one): what records look like."""
+        return self.records.take(self.train[:2])
+
     @cached_property
     def test(self) -> Dataset | None:
         """The coordinator's own records, if it has any."""

@@ -19,7 +19,7 @@ from tasks.tracking.server import TROUBLE, first_line, public, tracking_uri
 
 __all__ = ["Progress", "Tracker", "attempt", "keep_up", "settle"]
 
-METRICS_EVERY_S = 0.5
+METRICS_EVERY_S = 1.0
 """A call takes 3 ms of a core: rounds that are faster than this are told several at a time."""
 CURVES_EVERY_S = 5.0
 """Often enough to watch; ten workers' curves take ten calls."""
@@ -57,7 +57,7 @@ def keep_up(
     """Tell MLflow what it lacks of these rounds; returns how far it got. Never raises for MLflow.
 
     Models come from the checkpoints in `folder`; `latest`, the model after the last record, saves
-    reading that one back. Metrics are told twice a second at most and workers' curves every few
+    reading that one back. Metrics are told once a second at most and workers' curves every few
     seconds, or all of it now with `at_once`.
     After a failure, tries pause for 1, 2, 4 ... 60 seconds, so that a server which hangs instead
     of refusing does not hold up every round.
