@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,7 @@ class Folder:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hears_ctrl_c,
         )
         self.started.append(process)
         return process
@@ -90,6 +92,11 @@ class Folder:
     def tracking_uri(self) -> str:
         """Where this folder's history is."""
         return f"sqlite:///{self.path / 'mlflow.db'}"
+
+
+def _hears_ctrl_c() -> None:
+    # Who starts the tests in the background has the shell ignore it, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def bare_environment() -> dict[str, str]:
