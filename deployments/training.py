@@ -45,7 +45,9 @@ def run_training(
         # Bad input is told now, not by a flow run that fails a few seconds later.
         settings = check(config, kind=kind, resume=resume)
         prepared.result()
-        side.submit(tracking.warm_up)
+        if api.server is not None:
+            # Whoever has a server running sees the first round sooner instead.
+            side.submit(tracking.warm_up)
         api.wait_ready()
         if api.server is not None:
             # Should this process be killed, the next server on this database says so.
