@@ -674,3 +674,18 @@ def test_a_timetable_deals_as_each_worker_does(plan, sizes):
         assert dealt[k] == expected
         assert len(expected) == table.steps[k]
         assert table.seen()[k] == sum(map(len, expected))
+
+
+@pytest.mark.parametrize(
+    ("model", "engine"), [(Mlp(hidden=[4]), "low_rank"), (Cnn(channels=[2]), "stacked")]
+)
+def test_what_other_devices_choose_is_as_good(monkeypatch, model, engine):
+    """There the model of costs does not apply: this is their path, on the CPU."""
+    from fedcore.cohort import training
+
+    real = training.choose
+    monkeypatch.setattr(training, "choose", lambda *args, on_cpu: real(*args, on_cpu=False))
+    data, brief = brief_for(holdings([3, 3], shape=(2, 2)), model)
+    if engine == "low_rank":
+        monkeypatch.setattr(choice, "SHARING", -1e6)
+    assert check(data, brief).startswith(engine)
