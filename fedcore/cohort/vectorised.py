@@ -153,12 +153,6 @@ def _standing_in(name: str, weight: Tensor, moment: Moment) -> Tensor:
     return stand_in
 
 
-def _product(a: Tensor, weight: _StandIn) -> Tensor:
-    held = _Opaque(weight.moment)
-    z: Tensor = _Product.apply(a, weight.weight_name, held)  # type: ignore[no-untyped-call]
-    return z
-
-
 class _Opaque:
     """Carries a moment through vmap, which would copy a plain container."""
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fedcore.errors import FedroundsError, WorkerFailed, WorkerRefused
 from fedcore.store import fetch, open_store
-from fedcore.values import Ref, Ticket
+from fedcore.values import Brief, Ref, Ticket
 
 __all__ = ["Custody"]
 
@@ -20,6 +20,19 @@ class Custody:
 
     owner: str
     store: str
+
+    def receive(self, brief: Ref) -> Ref:
+        """Take a brief in, if its disclosure is one that is kept here.
+
+        Raises:
+            WorkerRefused: it is not.
+        """
+        with self.guarded("send", brief):
+            received = fetch(brief, Brief)
+            if received.disclosure != "open":
+                reason = "only the disclosure `open` is known here"
+                raise self.refusal("send", brief, reason)
+            return self.once(received.ticket, lambda: received, kind=Brief)
 
     def once(self, ticket: Ticket, make: Callable[[], object], *, kind: type) -> Ref:
         """A pointer to what `make` returns, which is called for a ticket once."""
