@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from fedcore.aggregators import Aggregator, positive_sum, weighted_mean
+from fedcore.aggregators import Aggregator, Context, positive_sum, weighted_mean
 from fedcore.errors import Diverged
 from fedcore.rules import Plain, Proximal, Rule
 from fedcore.sampling import drawn
@@ -105,7 +105,8 @@ class Strategy:
             assert total.rows is not None, "a strategy is given what its `answer` asks for"
             moved, slots = layout.unflatten(total.rows[0]), dict(state.slots)
         else:
-            step = self._step(total, layout.flatten(state.model.averaged).double())
+            start = layout.flatten(state.model.averaged).double()
+            step = self._step(total, start, Context(round=state.round + 1))
             steps = layout.unflatten(step, dtype=torch.float64)
             moved, slots = self.server.apply(steps, state.slots, state.model.averaged)
         if broken := not_finite(moved):
@@ -117,13 +118,13 @@ class Strategy:
             counted=state.counted + total.contributions,
         )
 
-    def _step(self, total: Total, start: Tensor) -> Tensor:
+    def _step(self, total: Total, start: Tensor, context: Context) -> Tensor:
         """What the workers' training amounts to, [P]."""
         weights = total.contributions.weights
         if total.sum is not None:
             return total.sum.div(positive_sum(weights)).sub_(start)
         assert total.rows is not None, "a total has rows or a sum"
-        return self.aggregator(total.rows.double() - start, weights)
+        return self.aggregator(total.rows.double() - start, weights, context)
 
 
 def _refuse_not_finite(state: ServerState, total: Total, layout: Layout) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedcore import Dataset, VirtualWorker, parse, simulate
+from fedcore.aggregators import Context
 from fedcore.data import deal
 from fedcore.errors import Diverged
 from fedcore.federation import found_with, pool
@@ -128,6 +129,7 @@ CONTRIBUTED = re.findall(r"```python\n(.*?)```", text_of(ROOT / "CONTRIBUTING.md
 def contributed() -> dict[str, object]:
     """The names that CONTRIBUTING's lines define, given those that it says they need."""
     names: dict[str, object] = {
+        "Context": Context,
         "Proximal": Proximal,
         "Strategy": Strategy,
         "Tensor": Tensor,

@@ -1,21 +1,19 @@
-"""Aggregators: what K workers changed [K, P] and their weights [K] become one step [P]."""
-
-from collections.abc import Callable
+"""The mean weighted by records: best among honest workers, moved anywhere by one that is not."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["Aggregator", "positive_sum", "weighted_mean"]
+from fedcore.aggregators.aggregator import NOTHING, Context
 
-Aggregator = Callable[[Tensor, Tensor], Tensor]
-"""rows [K, P] (float64), weights [K] (float64, not negative) -> step [P] (float64)."""
+__all__ = ["positive_sum", "weighted_mean"]
 
 
-def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
+def weighted_mean(rows: Tensor, weights: Tensor, context: Context = NOTHING) -> Tensor:
     """sum_k weights_k rows_k / sum_k weights_k, added in the order of the rows, in float64.
 
-    McMahan et al. 2017, algorithm 1. In float64 the mean of identical rows is that row, and the
-    order in which hundreds of workers are added moves no bit of a float32 model.
+    Weights count, the context does not. McMahan et al. 2017, algorithm 1. In float64 the mean of
+    identical rows is that row, and the order in which hundreds of workers are added moves no
+    bit of a float32 model.
 
     Raises:
         ValueError: no rows, or weights that sum to nothing.
