@@ -13,11 +13,12 @@ from torch import Tensor
 # The module, not its names: it imports Dataset from this package, which may be what comes first.
 from fedcore import losses
 from fedcore.data.dataset import Dataset
+from fedcore.data.feature_noise import with_feature_noise
 from fedcore.data.holdings import Holdings
 from fedcore.data.holdout import hold_out
 from fedcore.data.partitions import partition
 from fedcore.data.sources import load
-from fedcore.settings.data import BreastCancer, ByColumn, DataSettings, Files
+from fedcore.settings.data import BreastCancer, ByColumn, DataSettings, FeatureNoise, Files
 from fedcore.settings.model import Loss
 from fedcore.settings.training import Workers
 
@@ -75,7 +76,9 @@ def deal(data: DataSettings, workers: Workers, loss: Loss, *, seed: int) -> Deal
     """Everybody's records; the same settings and seed deal the same way.
 
     Scaling uses mean and variance over all training records, as whoever prepares a simulation
-    can; workers that are other parties would have to agree on them first.
+    can; workers that are other parties would have to agree on them first. Noise that a partition
+    adds comes after it, before anybody holds the records: it is the same for virtual and simulated
+    workers and in the pooled records of a centralised training.
 
     Raises:
         DataError: the source cannot be used, or not be dealt out as asked.
@@ -89,6 +92,8 @@ def deal(data: DataSettings, workers: Workers, loss: Loss, *, seed: int) -> Deal
     if isinstance(data.source, BreastCancer | Files) and data.source.standardise:
         records = replace(records, features=_standardised(records.features, train))
     parts = partition(table, how, names=workers.names(), seed=seed, among=train)
+    if isinstance(how, FeatureNoise):
+        records = with_feature_noise(records, parts, sigma=how.sigma, seed=seed)
     return Dealt(records, parts, train, test)
 
 

@@ -13,7 +13,17 @@ from fedcore.data.dataset import Table
 from fedcore.data.distinct import distinct
 from fedcore.errors import DataError, Incompatible, nearest
 from fedcore.seeds import derive
-from fedcore.settings.data import ByColumn, Dirichlet, Iid, Partition, QuantitySkew, Shards
+from fedcore.settings.data import (
+    ByColumn,
+    Dirichlet,
+    ExponentialSizes,
+    FeatureNoise,
+    Iid,
+    LinearSizes,
+    Partition,
+    QuantitySkew,
+    Shards,
+)
 
 __all__ = ["partition"]
 
@@ -35,7 +45,7 @@ def partition(
 
     Every position in `among` (the training records) goes to exactly one worker, and each worker's
     are ascending: a single worker holds the records in the source's order. `names` None, for a
-    partition by column only, makes one worker for each value.
+    partition by column only, makes one worker for each value, or for each few of them.
 
     Raises:
         DataError: a worker would get no records, or fewer than asked; no such column; names that
@@ -60,14 +70,17 @@ def partition(
 
 def _parts(
     table: Table,
-    how: Iid | Dirichlet | Shards | QuantitySkew,
+    how: Iid | Dirichlet | Shards | QuantitySkew | LinearSizes | ExponentialSizes | FeatureNoise,
     *,
     names: list[str],
     among: NDArray[np.int64],
     stream: np.random.Generator,
 ) -> list[NDArray[np.int64]]:
-    if isinstance(how, Iid):
+    if isinstance(how, Iid | FeatureNoise):
         return np.array_split(stream.permutation(among), len(names))
+    if isinstance(how, LinearSizes | ExponentialSizes):
+        counts = _cut(_sizes(how, workers=len(names)), np.array([len(among)]))
+        return np.split(stream.permutation(among), np.cumsum(counts[0])[:-1])
     if isinstance(how, QuantitySkew):
         pools = [among]
     else:
@@ -92,11 +105,7 @@ def _skewed(
     sizes = np.array([len(pool) for pool in pools])
 
     def draw() -> NDArray[np.int64]:
-        shares = stream.dirichlet(np.full(len(names), how.alpha), size=len(pools))
-        ends = np.floor(np.cumsum(shares, axis=1) * sizes[:, None] + 1e-9).astype(np.int64)
-        ends[:, -1] = sizes  # the shares add up to 1 only to rounding
-        counts: NDArray[np.int64] = np.diff(np.minimum(ends, sizes[:, None]), axis=1, prepend=0)
-        return counts
+        return _cut(stream.dirichlet(np.full(len(names), how.alpha), size=len(pools)), sizes)
 
     counts = _drawn(draw, how, names=names, records=int(sizes.sum()))
     parts: list[list[NDArray[np.int64]]] = [[] for _ in names]
@@ -105,6 +114,24 @@ def _skewed(
         for part, piece in zip(parts, pieces, strict=True):
             part.append(piece)
     return [np.concatenate(part) for part in parts]
+
+
+def _sizes(how: LinearSizes | ExponentialSizes, *, workers: int) -> NDArray[np.float64]:
+    """Shares [1, K] of the records: k for worker k, or ratio^((k - 1) / (K - 1))."""
+    if isinstance(how, LinearSizes):
+        relative = np.arange(1.0, workers + 1)
+    else:
+        relative = how.ratio ** np.linspace(0, 1, workers)
+    shares: NDArray[np.float64] = relative / relative.sum()
+    return shares[None]
+
+
+def _cut(shares: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts [C, K]: each pool of `sizes` [C], cut by its shares [C, K]."""
+    ends = np.floor(np.cumsum(shares, axis=1) * sizes[:, None] + 1e-9).astype(np.int64)
+    ends[:, -1] = sizes  # the shares add up to 1 only to rounding
+    counts: NDArray[np.int64] = np.diff(np.minimum(ends, sizes[:, None]), axis=1, prepend=0)
+    return counts
 
 
 def _drawn(
@@ -179,11 +206,16 @@ def _by_column(
             f"{', '.join(table.columns) or 'none'}."
         )
     values, numbers = distinct(table.columns[how.column], column=how.column)
+    if how.each > 1:
+        starts = range(0, len(values), how.each)
+        groups = [values[start : start + how.each] for start in starts]
+        values, numbers = tuple(map(_span, groups)), numbers // how.each
     made = _ids(how.column, values)
     if names is not None and len(names) != len(values):
+        what = "value" if how.each == 1 else "group"
         raise DataError(
-            f"There must be a name for each value of column {how.column!r}; given: {len(names)} "
-            f"names for {len(values)} values ({_few(values)}); give as many in workers.ids, or "
+            f"There must be a name for each {what} of column {how.column!r}; given: {len(names)} "
+            f"names for {len(values)} {what}s ({_few(values)}); give as many in workers.ids, or "
             "none."
         )
     held = numbers[among]
@@ -197,6 +229,10 @@ def _by_column(
             part_of = dict(zip(own, parts, strict=True))
             return {name: part_of[name] for name in names}
     return dict(zip(names, parts, strict=True))
+
+
+def _span(group: tuple[str, ...]) -> str:
+    return group[0] if len(group) == 1 else f"{group[0]}-to-{group[-1]}"
 
 
 def _ids(column: str, values: tuple[str, ...]) -> list[str]:
@@ -217,11 +253,11 @@ def _refuse_empty(dealt: dict[str, NDArray[np.int64]], how: Partition, *, record
     empty = [name for name, part in dealt.items() if not len(part)]
     if not empty:
         return
-    remedy = (
-        f"lower data.test_share, or merge rare values of column {how.column!r}"
-        if isinstance(how, ByColumn)
-        else "take fewer workers or more records"
-    )
+    remedy = "take fewer workers or more records"
+    if isinstance(how, ByColumn):
+        remedy = f"lower data.test_share, or merge rare values of column {how.column!r}"
+    elif isinstance(how, ExponentialSizes):
+        remedy = f"lower workers.partition.ratio, or {remedy}"
     raise DataError(
         f"Every worker must have a record to train on; given: {records} training records, and "
         f"none for {_few(tuple(empty))}; {remedy}."

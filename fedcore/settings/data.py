@@ -13,8 +13,11 @@ __all__ = [
     "DataSettings",
     "Digits",
     "Dirichlet",
+    "ExponentialSizes",
+    "FeatureNoise",
     "Files",
     "Iid",
+    "LinearSizes",
     "Partition",
     "QuantitySkew",
     "Shards",
@@ -146,15 +149,67 @@ class QuantitySkew(Settings):
     """Fewest records a worker may get; drawn again until it holds."""
 
 
+class LinearSizes(Settings):
+    """The second worker gets twice the records of the first, the third three times as many.
+
+    The sizes of LinearPartitioner in Flower Datasets.
+    """
+
+    kind: Literal["linear_sizes"] = "linear_sizes"
+
+
+class ExponentialSizes(Settings):
+    """Every worker gets more records than the one before, by the same factor.
+
+    The sizes of ExponentialPartitioner in Flower Datasets, whose factor is e, however many
+    workers there are.
+    """
+
+    kind: Literal["exponential_sizes"] = "exponential_sizes"
+    ratio: float = Field(100.0, ge=1, le=1_000_000)
+    """Records of the last worker for each one of the first."""
+
+
+class FeatureNoise(Settings):
+    """Dealt out evenly, then blurred: a little at the first worker, most at the last.
+
+    Worker k of K adds noise of variance sigma k / K to its training features; test records stay
+    clean. Li et al. 2022, Federated Learning on Non-IID Data Silos, section 4 (noise-based feature
+    imbalance).
+    """
+
+    kind: Literal["feature_noise"] = "feature_noise"
+    sigma: float = Field(0.1, ge=0, le=1_000_000)
+    """Variance of the last worker's noise, in the units of the features the model sees."""
+
+
 class ByColumn(Settings):
     """One worker for each value of a column, in sorted order."""
 
     kind: Literal["by_column"] = "by_column"
     column: str = Field("group", min_length=1)
     """A column of the source, feature or not: hospital, region, device."""
+    each: int = Field(1, ge=1)
+    """Values per worker: neighbours in sorted order share one. The last may get fewer."""
 
 
 Partition = Annotated[
-    Iid | Dirichlet | Shards | QuantitySkew | ByColumn,
-    by_kind(Iid, Dirichlet, Shards, QuantitySkew, ByColumn),
+    Iid
+    | Dirichlet
+    | Shards
+    | QuantitySkew
+    | LinearSizes
+    | ExponentialSizes
+    | FeatureNoise
+    | ByColumn,
+    by_kind(
+        Iid,
+        Dirichlet,
+        Shards,
+        QuantitySkew,
+        LinearSizes,
+        ExponentialSizes,
+        FeatureNoise,
+        ByColumn,
+    ),
 ]

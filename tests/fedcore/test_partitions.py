@@ -9,10 +9,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedcore.data import Dataset, Table, load, partition
+from fedcore.data import Dataset, Table, deal, load, partition
 from fedcore.errors import DataError, Incompatible
-from fedcore.settings import Partition
-from fedcore.settings.data import ByColumn, Digits, Dirichlet, Iid, QuantitySkew, Shards
+from fedcore.settings import DataSettings, Partition, SimulatedWorkers, VirtualWorkers
+from fedcore.settings.data import (
+    ByColumn,
+    Digits,
+    Dirichlet,
+    ExponentialSizes,
+    FeatureNoise,
+    Iid,
+    LinearSizes,
+    QuantitySkew,
+    Shards,
+)
+from fedcore.settings.model import CrossEntropy
 
 
 def table(
@@ -35,6 +46,9 @@ CHOICES: list[Partition] = [
     Shards(each=3),
     QuantitySkew(alpha=10),
     QuantitySkew(alpha=2),
+    LinearSizes(),
+    ExponentialSizes(ratio=5),
+    FeatureNoise(),
 ]
 Dealt = dict[str, NDArray[np.int64]]
 
@@ -69,7 +83,7 @@ def test_every_training_record_goes_to_exactly_one_worker(
     assert all((again[name] == held).all() for name, held in dealt.items())
 
 
-@pytest.mark.parametrize("how", [Iid(), Dirichlet(), Shards(), QuantitySkew()])
+@pytest.mark.parametrize("how", [Iid(), Dirichlet(), Shards(), QuantitySkew(), LinearSizes()])
 def test_another_seed_deals_otherwise(how: Partition) -> None:
     digits = load(Digits(), seed=0)
     among = np.arange(1437)
@@ -139,6 +153,78 @@ def test_quantity_skew_changes_sizes_and_not_labels() -> None:
     np.testing.assert_allclose(shares(dealt, records)[:, :2], 0.5, atol=0.15)
 
 
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(500, 3000), st.floats(1, 50))
+def test_sizes_grow_in_a_line_or_by_a_factor(count: int, n: int, ratio: float) -> None:
+    records = table([0] * n)
+    for how, relative in (
+        (LinearSizes(), range(1, count + 1)),
+        (ExponentialSizes(ratio=ratio), [ratio ** (k / max(count - 1, 1)) for k in range(count)]),
+    ):
+        dealt = partition(records, how, names=workers(count), seed=0, among=np.arange(n))
+        for held, share in zip(dealt.values(), relative, strict=True):
+            assert abs(len(held) - n * share / sum(relative)) < 1 + 1e-6
+
+
+def test_sizes_do_not_change_labels() -> None:
+    records = table([0, 1] * 5000)
+    how = ExponentialSizes(ratio=10)
+    dealt = partition(records, how, names=workers(5), seed=1, among=np.arange(10_000))
+    np.testing.assert_allclose(shares(dealt, records)[:, :2], 0.5, atol=0.1)
+
+
+# Feature noise
+
+NOISY = VirtualWorkers(count=4, partition=FeatureNoise(sigma=0.5))
+
+
+def noise_of_each(sigma: float, *, seed: int = 3) -> list[torch.Tensor]:
+    """What was added to each worker's records, in its own order."""
+    dealt, clean = (
+        deal(DataSettings(), NOISY.but(partition=how), CrossEntropy(), seed=seed)
+        for how in (FeatureNoise(sigma=sigma), Iid())
+    )
+    return [dealt.workers[name].features - clean.workers[name].features for name in clean.workers]
+
+
+def test_feature_noise_grows_from_worker_to_worker() -> None:
+    for k, noise in enumerate(noise_of_each(0.5), start=1):
+        assert noise.var() == pytest.approx(0.5 * k / 4, rel=0.05)
+        assert noise.mean().abs() < 0.02
+
+
+def test_feature_noise_is_drawn_for_every_worker_record_and_feature() -> None:
+    single = torch.cat(noise_of_each(0.5)).flatten()
+    assert len(single.unique()) > 0.99 * len(single)
+    first, second, *_ = noise_of_each(0.5)
+    rows = min(len(first), len(second))
+    alike = torch.corrcoef(torch.stack([first[:rows].flatten(), second[:rows].flatten()]))
+    assert alike[0, 1].abs() < 0.05
+
+
+def test_feature_noise_leaves_labels_and_test_records_alone() -> None:
+    noisy, clean = (
+        deal(DataSettings(), NOISY.but(partition=how), CrossEntropy(), seed=3)
+        for how in (NOISY.partition, Iid())
+    )
+    assert noisy.test is not None
+    assert clean.test is not None
+    assert noisy.test.fingerprint == clean.test.fingerprint
+    for name, held in clean.workers.items():
+        assert torch.equal(noisy.workers[name].targets, held.targets)
+
+
+def test_feature_noise_is_the_same_for_whoever_holds_the_records() -> None:
+    virtual = deal(DataSettings(), NOISY, CrossEntropy(), seed=3)
+    others = SimulatedWorkers(count=4, partition=NOISY.partition)
+    simulated = deal(DataSettings(), others, CrossEntropy(), seed=3)
+    hosts = simulated.holdings(2)
+    held = [hosts[0].of(0), hosts[0].of(1), hosts[1].of(0), hosts[1].of(1)]
+    assert [own.fingerprint for own in virtual.workers.values()] == [h.fingerprint for h in held]
+    pooled = torch.cat([own.features for own in virtual.workers.values()])
+    assert sorted(pooled.tolist()) == sorted(virtual.pooled.features.tolist())
+
+
 # By column
 
 
@@ -169,6 +255,19 @@ def test_ids_from_any_values_are_distinct_and_can_name_files(values: list[str]) 
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}", name) for name in dealt)
     for held in dealt.values():
         assert len({values[index] for index in held}) == 1
+
+
+def test_workers_can_have_several_values_each() -> None:
+    records = table([0] * 6, site=np.array([30, 1, 20, 10, 2, 30]))
+    how = ByColumn(column="site", each=2)
+    dealt = partition(records, how, names=None, seed=0, among=np.arange(6))
+    assert {name: held.tolist() for name, held in dealt.items()} == {
+        "site-1-to-2": [1, 4],
+        "site-10-to-20": [2, 3],
+        "site-30": [0, 5],
+    }
+    named = partition(records, how, names=["c", "b", "a"], seed=0, among=np.arange(6))
+    assert [held.tolist() for held in named.values()] == [[1, 4], [2, 3], [0, 5]]
 
 
 def test_names_are_given_in_the_order_of_the_values() -> None:
@@ -219,6 +318,17 @@ def test_partitions_by_label_refuse_data_without_classes(how: Partition) -> None
             ["bob"],
             r"name for each value of column 'site'; given: 1 names for 2 values \(a, b\)",
         ),
+        (
+            ByColumn(column="site", each=2),
+            ["bob", "alice"],
+            r"name for each group of column 'site'; given: 2 names for 1 groups \(a-to-b\)",
+        ),
+        (
+            ExponentialSizes(ratio=1000),
+            workers(2),
+            r"none for w0; lower workers.partition.ratio, or take fewer workers or more records",
+        ),
+        (LinearSizes(), workers(4), r"4 training records, and none for w0; take fewer workers"),
     ],
 )
 def test_what_cannot_be_dealt_is_refused(
