@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedcore.codec import decode, encode
+from fedcore.disk import write_whole
 from fedcore.errors import UnknownRun
 from fedcore.settings import TrainingConfig
 from fedcore.values import RoundRecord, ServerState
@@ -44,7 +45,7 @@ class RunFolder:
     def create(self, config: TrainingConfig) -> None:
         """Make the folder and keep the settings in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.path / "settings.json", config.model_dump_json(indent=2).encode())
+        write_whole(self.path / "settings.json", config.model_dump_json(indent=2).encode())
 
     def settings(self) -> TrainingConfig:
         """The settings that the run was started with."""
@@ -60,7 +61,7 @@ class RunFolder:
     def save(self, state: ServerState) -> Path:
         """Commit a state: once this returns, it survives a kill and a power cut."""
         path = self._round(state.round)
-        _write_whole(path, encode(state))
+        write_whole(path, encode(state))
         return path
 
     def rounds(self) -> list[int]:
@@ -126,18 +127,3 @@ class RunFolder:
 
     def _round(self, round: int) -> Path:
         return self.path / f"round-{round:05d}.safetensors"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write to a neighbour, flush it to the disk, rename: readers see all of it or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

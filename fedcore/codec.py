@@ -19,9 +19,11 @@ from fedcore.data.dataset import Dataset
 from fedcore.data.holdings import Holdings
 from fedcore.errors import CheckpointError
 from fedcore.models import Blueprint
-from fedcore.rules import ControlVariate, Plain, Proximal
+from fedcore.remembering import ControlVariates, DynamicRegulariser, Remembered
+from fedcore.rules import ControlVariate, Dynamic, Plain, Proximal
 from fedcore.settings import model as model_settings
 from fedcore.settings import training as training_settings
+from fedcore.weightings import ByRecords, BySteps, Evenly, Fairly, Normalised
 
 __all__ = ["decode", "encode"]
 
@@ -31,12 +33,21 @@ _DATACLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Blueprint,
+        ByRecords,
+        BySteps,
         CohortUpdate,
         ControlVariate,
+        ControlVariates,
         Dataset,
+        Dynamic,
+        DynamicRegulariser,
+        Evenly,
+        Fairly,
         Holdings,
+        Normalised,
         Plain,
         Proximal,
+        Remembered,
         *(getattr(values, name) for name in values.__all__),
     )
 }

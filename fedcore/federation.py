@@ -4,15 +4,21 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fedcore.data.dataset import Dataset
 from fedcore.data.dealing import Dealt, deal
 from fedcore.errors import ConfigError, Incompatible
 from fedcore.initial import initial_state
-from fedcore.models import blueprint, check_fit
+from fedcore.models import blueprint, build, check_fit
+from fedcore.personal import kept_at_workers
 from fedcore.settings import TrainingConfig
+from fedcore.settings.aggregators import FLTrust
+from fedcore.settings.strategies import Averaging, StrategySettings
 from fedcore.settings.training import All, SimulatedWorkers, Uniform
 from fedcore.store import LIVE, put
-from fedcore.strategies import Strategy, centralised, strategy_of
+from fedcore.strategies import centralised, strategy_of
+from fedcore.strategy import Strategy
 from fedcore.terms import Terms
 from fedcore.values import Description, ServerState
 from fedcore.workers import CohortWorker, VirtualWorker, Worker
@@ -40,8 +46,9 @@ class Federation:
         return replace(self, terms=replace(self.terms, run=run, attempt=attempt))
 
 
-def found(config: TrainingConfig, *, stores: str = LIVE) -> Federation:
-    """Deal the data out to the workers of the settings, whose stores' URLs begin with `stores`.
+def found(config: TrainingConfig, *, stores: str = LIVE, memories: str = LIVE) -> Federation:
+    """Deal the data out to the workers of the settings, whose stores' URLs begin with `stores`
+    and what they remember with `memories`.
 
     Raises:
         ConfigError: data, model, workers and strategy do not go together. Nothing was written.
@@ -49,17 +56,18 @@ def found(config: TrainingConfig, *, stores: str = LIVE) -> Federation:
     dealt = deal(config.data, config.workers, config.model.loss, seed=config.seed)
     return found_with(
         config,
-        _workers(config, dealt, stores),
+        _workers(config, dealt, stores=stores, memories=memories),
         strategy_of(config.strategy),
         sample=dealt.sample,
         test=dealt.test,
     )
 
 
-def _workers(config: TrainingConfig, dealt: Dealt, stores: str) -> list[Worker]:
+def _workers(config: TrainingConfig, dealt: Dealt, *, stores: str, memories: str) -> list[Worker]:
     if not isinstance(config.workers, SimulatedWorkers):
         return [
-            VirtualWorker.holding(id, data, stores=stores) for id, data in dealt.workers.items()
+            VirtualWorker.holding(id, data, stores=stores, memories=memories)
+            for id, data in dealt.workers.items()
         ]
     hosts, count = config.workers.hosts, len(dealt.parts)
     if hosts > count:
@@ -72,15 +80,18 @@ def _workers(config: TrainingConfig, dealt: Dealt, stores: str) -> list[Worker]:
     for number, held in enumerate(dealt.holdings(hosts), start=1):
         id = f"host-{number:0{len(str(hosts))}d}"
         engine = config.workers.engine
-        made.append(CohortWorker.holding(id, held, first=first, engine=engine, stores=stores))
+        handle = CohortWorker.holding(
+            id, held, first=first, engine=engine, stores=stores, memories=memories
+        )
+        made.append(handle)
         first += len(held)
     return made
 
 
-def pool(config: TrainingConfig, *, stores: str = LIVE) -> Federation:
+def pool(config: TrainingConfig, *, stores: str = LIVE, memories: str = LIVE) -> Federation:
     """The centralised baseline: the same settings, all training records at one worker."""
     dealt = deal(config.data, config.workers, config.model.loss, seed=config.seed)
-    workers = [VirtualWorker.holding(CENTRALISED, dealt.pooled, stores=stores)]
+    workers = [VirtualWorker.holding(CENTRALISED, dealt.pooled, stores=stores, memories=memories)]
     alone = config.but(sampling=All(), terms=config.terms.but(quorum=0))
     return found_with(
         alone,
@@ -108,6 +119,7 @@ def found_with(
     descriptions = [worker.describe() for worker in workers]
     count = sum(worker.count for worker in workers)
     _check(config, descriptions, count=count)
+    _check_enough(config, strategy, count=count)
     if strategy.sequential and count > len(workers):
         raise Incompatible(
             f"A strategy that visits one worker after the other must have them apart; given: "
@@ -116,10 +128,41 @@ def found_with(
     plan = blueprint(config.model, sample)
     check_fit(plan, sample)
     store = f"live:coordinator/{uuid.uuid4().hex}"
+    root = None
+    if strategy.trusts:
+        own, test = _apart(test, config.strategy)
+        root = put(store, "root", own, owner="coordinator")
     kept = None if test is None else put(store, "test", test, owner="coordinator")
-    terms = Terms.of(config, store=store, workers=count, blueprint=plan, test=kept)
-    start = strategy.init(initial_state(plan, seed=config.seed))
+    terms = Terms.of(config, store=store, descriptions=descriptions, blueprint=plan, test=kept)
+    terms = replace(terms, root=root)
+    personal = kept_at_workers(strategy.exchange, build(plan))
+    start = strategy.init(initial_state(plan, seed=config.seed), personal=personal)
     return Federation(config, strategy, list(workers), descriptions, terms, start, test)
+
+
+def _apart(test: Dataset | None, settings: StrategySettings) -> tuple[Dataset, Dataset]:
+    """The coordinator's own training records, taken from the test records, and the others."""
+    chosen = settings.aggregator if isinstance(settings, Averaging) else None
+    records = chosen.records if isinstance(chosen, FLTrust) else FLTrust().records
+    held = 0 if test is None else len(test)
+    if test is None or held <= records:
+        raise Incompatible(
+            f"fltrust must have {records} records of the coordinator's own and one to test with; "
+            f"given: {held} that no worker has; raise data.test_share, or lower "
+            "strategy.aggregator.records."
+        )
+    # Drawn by the hold-out already: any records are as good as any others.
+    rows = np.arange(held)
+    return test.take(rows[:records]), test.take(rows[records:])
+
+
+def _check_enough(config: TrainingConfig, strategy: Strategy, *, count: int) -> None:
+    asked = config.sampling.count if isinstance(config.sampling, Uniform) else count
+    if asked < strategy.least:
+        raise Incompatible(
+            f"The aggregator must have at least {strategy.least} workers in a round; given: "
+            f"{asked}; ask more, or count on fewer faulty ones (strategy.aggregator.faulty)."
+        )
 
 
 def _check(config: TrainingConfig, descriptions: Sequence[Description], *, count: int) -> None:

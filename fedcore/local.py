@@ -41,23 +41,24 @@ def train_locally(brief: Brief, data: Dataset, *, worker: str) -> Update:
             # Dropout and its like draw from torch's global generator: have it alone.
             stream = derive(plan.seed, brief.ticket.round, worker, "layers")
             alone.enter_context(global_stream(stream))
-        loss_times_records, seen = _descend(brief, flat, data)
+        loss_times_records, seen, steps = _descend(brief, flat, data)
     return Update(
         ticket=brief.ticket,
         trained=flat.copies(model.averaged),
         weight=float(len(data)),
-        measures={"loss": loss_times_records, "seen": float(seen)},
+        measures={"loss": loss_times_records, "seen": float(seen), "steps": float(steps)},
     )
 
 
-def _descend(brief: Brief, flat: FlatModule, data: Dataset) -> tuple[float, int]:
+def _descend(brief: Brief, flat: FlatModule, data: Dataset) -> tuple[float, int, int]:
+    """Train in place; the loss times records, the records and the steps that it took."""
     plan, rule, module = brief.plan, brief.rule, flat.module
     offsets = [(module.get_parameter(name).grad, o) for name, o in rule.offset.items()]
     loss_function = loss_of(brief.blueprint.model.loss)
     corrected = not isinstance(rule, Plain | ControlVariate)
     received = [w.clone() for w in flat.weights] if corrected else []
     step = stepper(plan.optimiser, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay)
-    total, seen = 0.0, 0
+    total, seen, steps = 0.0, 0, 0
     for features, targets in _batches(data, brief, channels_last=flat.channels_last):
         for g in flat.gradients:
             g.zero_()
@@ -66,19 +67,24 @@ def _descend(brief: Brief, flat: FlatModule, data: Dataset) -> tuple[float, int]
         count = len(features)
         total += loss.item() * count
         seen += count
+        steps += 1
         gradients: Sequence[Tensor] = flat.gradients
         if corrected:
             gradients = [
                 rule.correct(g, w, w0)
                 for g, w, w0 in zip(gradients, flat.weights, received, strict=True)
             ]
+            if offsets:  # they are added by name, through the views of the flat gradients
+                for g, new in zip(flat.gradients, gradients, strict=True):
+                    g.copy_(new)
+                gradients = flat.gradients
         for slope, o in offsets:
             if slope is not None:  # a frozen parameter has none
                 slope.add_(o)
         if plan.clip_norm is not None:
             gradients = _clipped(gradients, plan.clip_norm)
         step(flat.weights, gradients)
-    return total, seen
+    return total, seen, steps
 
 
 def _clipped(gradients: Sequence[Tensor], bound: float) -> Sequence[Tensor]:

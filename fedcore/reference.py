@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from fedcore.data.dataset import Dataset
 from fedcore.seeds import derive
 from fedcore.settings import TrainingConfig
+from fedcore.settings.strategies import Fedprox, Fedsgd, Sequential
 from fedcore.settings.training import (
     Adam,
     Cosine,
     Exponential,
-    Fedprox,
-    Fedsgd,
     Momentum,
-    Sequential,
     StepDecay,
     Uniform,
 )

@@ -1,21 +1,24 @@
 """What a round is made of, apart from who runs it: a plain loop and Prefect share these steps."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
+from fedcore.admission import Admitted
 from fedcore.data.dataset import Dataset
 from fedcore.initial import load_into
-from fedcore.local import module_for
+from fedcore.local import module_for, train_locally
 from fedcore.metrics import evaluate
 from fedcore.store import fetch, put
+from fedcore.strategy import Strategy
 from fedcore.terms import Terms
+from fedcore.totals import Total
 from fedcore.trees import Layout
-from fedcore.values import Brief, Contributions, Ref, Sealed, ServerState, Total
+from fedcore.values import Brief, Contributions, Ref, ServerState
 
-__all__ = ["COORDINATOR", "FEW_WORKERS", "measured", "publish", "reveal", "tested"]
+__all__ = ["COORDINATOR", "FEW_WORKERS", "measured", "publish", "reveal", "tested", "trusted"]
 
 COORDINATOR = "coordinator"
 FEW_WORKERS = 50
@@ -29,9 +32,22 @@ def publish(brief: Brief, *, terms: Terms, wave: str) -> Ref:
     return put(terms.outbox, key, brief, owner=COORDINATOR, ticket=brief.ticket)
 
 
-def reveal(sealed: Sequence[Ref], *, answer: Literal["rows", "sum"]) -> Total:
+def reveal(arrived: Admitted, brief: Brief) -> Total:
     """What the coordinator learns from what arrived: no more than the strategy needs."""
-    return Total.of([fetch(ref, Sealed) for ref in sealed], answer=answer, sources=sealed)
+    return Total.of(
+        arrived.sealed, answer=brief.answer, weightings=brief.weightings, sources=arrived.refs
+    )
+
+
+def trusted(strategy: Strategy, brief: Brief, terms: Terms) -> Tensor | None:
+    """What training on the coordinator's own records changes, [P] float64, for an aggregator that
+    goes by it."""
+    if terms.root is None or not strategy.trusts:
+        return None
+    layout = Layout.of(brief.model.averaged)
+    update = train_locally(brief, fetch(terms.root, Dataset), worker=COORDINATOR)
+    moved = layout.flatten(update.trained).double()
+    return moved - layout.flatten(brief.model.averaged).double()
 
 
 def tested(state: ServerState, terms: Terms) -> dict[str, float]:
@@ -63,7 +79,7 @@ def measured(
     """
     seen = float(state.counted.measures["seen"].sum())
     loss = float(state.counted.measures["loss"].sum())
-    layout = Layout.of(state.model.averaged)
+    layout = Layout.of(state.travelling.averaged)
     row_bytes = layout.size * layout.dtype.itemsize
     metrics = {
         "train_loss": loss / seen,
@@ -71,7 +87,7 @@ def measured(
         **tests,
         "round_seconds": seconds,
         "workers_arrived": float(len(state.counted)),
-        "bytes_down": float(state.model.size_bytes * (len(state.counted) + len(missing))),
+        "bytes_down": float(state.travelling.size_bytes * (len(state.counted) + len(missing))),
         "bytes_up": float(row_bytes * len(state.counted)),
     }
     now = time.time_ns() // 1_000_000

@@ -4,9 +4,10 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 
+from fedcore.admission import admitted
 from fedcore.data.dataset import Dataset
 from fedcore.federation import Federation, found, found_with
-from fedcore.rounds import measured, publish, reveal, tested
+from fedcore.rounds import measured, publish, reveal, tested, trusted
 from fedcore.sampling import choose
 from fedcore.settings import TrainingConfig
 from fedcore.store import fetch, open_store
@@ -61,15 +62,20 @@ def _round(federation: Federation, state: ServerState) -> ServerState:
     began = time.perf_counter()
     ticket = terms.ticket(state.round + 1)
     engines: dict[str, str] = {}
+    missing: dict[str, str] = {}
     for wave in strategy.waves(choose(federation.workers, terms, state)):
-        brief = publish(strategy.brief(state, terms), terms=terms, wave=wave[0].id)
-        sealed = [worker.fetch(worker.train(worker.send(brief))) for worker in wave]
-        total = reveal(sealed, answer=strategy.answer)
-        state = strategy.apply(state, total)
+        brief = strategy.brief(state, terms)
+        sent = publish(brief, terms=terms, wave=wave[0].id)
+        sealed = [worker.fetch(worker.train(worker.send(sent))) for worker in wave]
+        arrived = admitted(sealed, brief, terms=terms, missing={}, least=strategy.least)
+        total = reveal(arrived, brief)
+        own = trusted(strategy, brief, terms)
+        state = strategy.apply(state, total, terms=terms, trusted=own)
+        missing |= arrived.refused
         engines |= total.engines
     tests = tested(state, terms)
     seconds = time.perf_counter() - began
-    state = measured(state, tests, terms=terms, seconds=seconds, missing={}, engines=engines)
+    state = measured(state, tests, terms=terms, seconds=seconds, missing=missing, engines=engines)
     for worker in federation.workers:
         worker.forget(ticket)
     open_store(terms.store).drop(f"{ticket.key}/")

@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fedcore.codec import decode, encode
 from fedcore.data.dataset import Dataset
 from fedcore.data.holdings import Holdings
+from fedcore.disk import write_whole
 from fedcore.errors import CheckpointError
 from fedcore.values import Ref, Ticket
 
@@ -28,20 +29,26 @@ __all__ = ["LIVE", "Store", "fetch", "open_store", "put"]
 LIVE = "live:"
 """What the URLs of stores in this process begin with."""
 
+ENDING = ".safetensors"
+
 T = TypeVar("T")
 
 
 class Store(Protocol):
     """A place for values, by key."""
 
-    def put(self, key: str, value: object) -> None:
-        """Keep a value under a key, replacing what was there."""
+    def put(self, key: str, value: object, *, durable: bool = False) -> None:
+        """Keep a value under a key, replacing what was there; `durable`: it survives a power cut
+        once this returns, where the store survives the process at all."""
 
     def get(self, key: str, kind: type[T]) -> T:
         """The value under a key. Raises CheckpointError if there is none of that kind."""
 
     def once(self, key: str, make: Callable[[], object]) -> None:
         """Keep what `make` returns, unless the key is there: all callers find the same value."""
+
+    def names(self) -> list[str]:
+        """The keys of all values."""
 
     def drop(self, prefix: str) -> None:
         """Forget every value whose key begins so."""
@@ -53,7 +60,7 @@ class _LiveStore:
     locks: dict[str, threading.Lock] = field(default_factory=dict)
     guard: threading.Lock = field(default_factory=threading.Lock)
 
-    def put(self, key: str, value: object) -> None:
+    def put(self, key: str, value: object, *, durable: bool = False) -> None:
         self.values[key] = value
 
     def get(self, key: str, kind: type[T]) -> T:
@@ -74,6 +81,10 @@ class _LiveStore:
             if key not in self.values:
                 self.values[key] = make()
 
+    def names(self) -> list[str]:
+        with self.guard:
+            return list(self.values)
+
     def drop(self, prefix: str) -> None:
         with self.guard:
             for key in [key for key in (*self.values, *self.locks) if key.startswith(prefix)]:
@@ -87,7 +98,12 @@ class _FileStore:
 
     url: str
 
-    def put(self, key: str, value: object) -> None:
+    def put(self, key: str, value: object, *, durable: bool = False) -> None:
+        files, path = self._at(key)
+        if durable and isinstance(files, LocalFileSystem):
+            files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            write_whole(Path(path), encode(value))
+            return
         self._write(key, value, settle=os.replace)
 
     def get(self, key: str, kind: type[T]) -> T:
@@ -103,20 +119,28 @@ class _FileStore:
             # the last does, with the same bytes: random streams depend on the ticket only.
             self._write(key, make(), settle=_name)
 
+    def names(self) -> list[str]:
+        names = [path.rpartition("/")[2] for path in self._paths()]
+        whole = [name.removesuffix(ENDING) for name in names if name.endswith(ENDING)]
+        return [name.replace("~", "/") for name in whole]
+
     def drop(self, prefix: str) -> None:
-        files, folder = fsspec.core.url_to_fs(self.url)
-        files.invalidate_cache()
-        try:
-            found = [str(path) for path in files.ls(folder, detail=False)]
-        except FileNotFoundError:
-            return
-        for path in found:
+        files, _ = fsspec.core.url_to_fs(self.url)
+        for path in self._paths():
             if path.rpartition("/")[2].startswith(_file_name(prefix)):
                 files.rm(path)
 
+    def _paths(self) -> list[str]:
+        files, folder = fsspec.core.url_to_fs(self.url)
+        files.invalidate_cache()
+        try:
+            return [str(path) for path in files.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+
     def _at(self, key: str) -> tuple[fsspec.AbstractFileSystem, str]:
         files, folder = fsspec.core.url_to_fs(self.url)
-        return files, f"{folder}/{_file_name(key)}.safetensors"
+        return files, f"{folder}/{_file_name(key)}{ENDING}"
 
     def _read(self, key: str, kind: type) -> bytes:
         files, path = self._at(key)

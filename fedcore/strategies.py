@@ -1,140 +1,41 @@
-"""Strategies: named compositions of a rule, an aggregator and a server optimiser.
+"""Strategies by name: each a composition of parts, with the paper it comes from.
 
-A strategy is frozen and its functions are pure: the same state and the same total give the same
-next state, bit for bit. Nothing is remembered outside ServerState.
+`fedcore.strategy.Strategy` says what the parts are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
 
-import torch
-from torch import Tensor
+from fedcore.aggregators import Aggregator, aggregator_of
+from fedcore.drift import DynamicRegularisation, VarianceReduction
+from fedcore.entrypoints import load_callable
+from fedcore.errors import ConfigError
+from fedcore.personal import AllButLast, AllButNorms, Everything, Exchange, Matching
+from fedcore.rules import Plain, Proximal
+from fedcore.servers import adagrad, adam, momentum, sgd, yogi
+from fedcore.settings import strategies as settings
+from fedcore.settings.strategies import StrategySettings
+from fedcore.strategy import Strategy
+from fedcore.weightings import Evenly, Fairly, Normalised
 
-from fedcore.aggregators import Aggregator, Context, positive_sum, weighted_mean
-from fedcore.errors import Diverged
-from fedcore.rules import Plain, Proximal, Rule
-from fedcore.sampling import drawn
-from fedcore.schedules import learning_rate
-from fedcore.servers import ServerOptimiser, sgd
-from fedcore.settings.training import (
-    Fedavg,
-    Fedprox,
-    Fedsgd,
-    LocalSettings,
-    Sequential,
-    Sgd,
-    StrategySettings,
-)
-from fedcore.terms import Terms
-from fedcore.trees import Layout, all_finite, not_finite
-from fedcore.values import Brief, ModelState, Plan, ServerState, Total
-
-__all__ = ["Strategy", "centralised", "fedavg", "fedprox", "fedsgd", "sequential", "strategy_of"]
-
-W = TypeVar("W")
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A federated algorithm.
-
-    `sequential`: workers are visited one after the other and each one's model is taken as it is.
-    `one_step`: local training is one plain gradient step on all records, whatever `local` says.
-    """
-
-    name: str
-    rule: Rule = Plain()
-    aggregator: Aggregator = weighted_mean
-    server: ServerOptimiser = sgd()
-    sequential: bool = False
-    one_step: bool = False
-
-    def init(self, model: ModelState) -> ServerState:
-        """The state before the first round."""
-        return ServerState(round=0, model=model, slots=self.server.init(model.averaged))
-
-    @property
-    def answer(self) -> Literal["rows", "sum"]:
-        """What it must be told of the workers: a mean needs no more than their sum."""
-        return "sum" if self.aggregator is weighted_mean and not self.sequential else "rows"
-
-    def waves(self, chosen: Sequence[W]) -> list[list[W]]:
-        """Who trains at the same time, wave by wave."""
-        return [[worker] for worker in chosen] if self.sequential else [list(chosen)]
-
-    def brief(self, state: ServerState, terms: Terms) -> Brief:
-        """What the workers of the next wave are told."""
-        round = state.round + 1
-        return Brief(
-            ticket=terms.ticket(round),
-            model=state.model,
-            blueprint=terms.blueprint,
-            rule=self.rule,
-            plan=self._plan(terms.local, round=round, terms=terms),
-            answer=self.answer,
-            chosen=drawn(terms, round=round),
-        )
-
-    def _plan(self, local: LocalSettings, *, round: int, terms: Terms) -> Plan:
-        if self.one_step:
-            local = local.but(epochs=1, steps=None, batch_size=0, shuffle=False, optimiser=Sgd())
-        return Plan(
-            epochs=local.epochs,
-            steps=local.steps,
-            batch_size=local.batch_size,
-            shuffle=local.shuffle,
-            optimiser=local.optimiser,
-            learning_rate=learning_rate(
-                local.learning_rate, local.schedule, round=round, rounds=terms.rounds
-            ),
-            weight_decay=local.weight_decay,
-            clip_norm=local.clip_norm,
-            seed=terms.seed,
-        )
-
-    def apply(self, state: ServerState, total: Total) -> ServerState:
-        """The state after a wave.
-
-        Raises:
-            Diverged: an update or the new model is not finite; `state` stays as it was.
-        """
-        layout = Layout.of(state.model.averaged)
-        _refuse_not_finite(state, total, layout)
-        if self.sequential:
-            assert total.rows is not None, "a strategy is given what its `answer` asks for"
-            moved, slots = layout.unflatten(total.rows[0]), dict(state.slots)
-        else:
-            start = layout.flatten(state.model.averaged).double()
-            step = self._step(total, start, Context(round=state.round + 1))
-            steps = layout.unflatten(step, dtype=torch.float64)
-            moved, slots = self.server.apply(steps, state.slots, state.model.averaged)
-        if broken := not_finite(moved):
-            raise Diverged(round=state.round + 1, tensors=broken)
-        return replace(
-            state,
-            model=state.model.replaced(moved),
-            slots=slots,
-            counted=state.counted + total.contributions,
-        )
-
-    def _step(self, total: Total, start: Tensor, context: Context) -> Tensor:
-        """What the workers' training amounts to, [P]."""
-        weights = total.contributions.weights
-        if total.sum is not None:
-            return total.sum.div(positive_sum(weights)).sub_(start)
-        assert total.rows is not None, "a total has rows or a sum"
-        return self.aggregator(total.rows.double() - start, weights, context)
-
-
-def _refuse_not_finite(state: ServerState, total: Total, layout: Layout) -> None:
-    """Raises Diverged with the tensors that are not finite, and whose they are."""
-    rows = total.rows if total.sum is None else total.sum.unsqueeze(0)
-    assert rows is not None, "a total has rows or a sum"
-    if all_finite(rows):
-        return
-    names = {name for row in rows for name in not_finite(layout.unflatten(row))}
-    raise Diverged(round=state.round + 1, tensors=sorted(names), workers=list(total.broken))
+__all__ = [
+    "centralised",
+    "ditto",
+    "fedadagrad",
+    "fedadam",
+    "fedavg",
+    "fedavgm",
+    "fedbn",
+    "feddyn",
+    "fednova",
+    "fedper",
+    "fedprox",
+    "fedsgd",
+    "fedyogi",
+    "qfedavg",
+    "scaffold",
+    "sequential",
+    "strategy_of",
+]
 
 
 def fedavg() -> Strategy:
@@ -154,6 +55,83 @@ def fedprox(*, mu: float) -> Strategy:
     return Strategy("fedprox", rule=Proximal(mu))
 
 
+def scaffold(*, lr: float = 1.0) -> Strategy:
+    """Control variates against client drift; every worker counts the same.
+    Karimireddy et al. 2020, SCAFFOLD, algorithm 1, option II."""
+    return Strategy(
+        "scaffold",
+        weighting=lambda plan: Evenly(),
+        server=sgd(lr=lr),
+        correction=VarianceReduction(),
+    )
+
+
+def fednova(*, mu: float = 0.0) -> Strategy:
+    """Updates divided by the local steps they took; mu > 0 with a pull as in FedProx.
+    Wang et al. 2020, Tackling the Objective Inconsistency Problem, equations 6 and 8."""
+    return Strategy(
+        "fednova",
+        rule=Proximal(mu) if mu else Plain(),
+        weighting=lambda plan: Normalised.of(
+            plan.optimiser, learning_rate=plan.learning_rate, mu=mu
+        ),
+    )
+
+
+def feddyn(*, alpha: float) -> Strategy:
+    """A penalty that each worker adapts; every worker counts the same.
+    Acar et al. 2021, Federated Learning Based on Dynamic Regularization, algorithm 1."""
+    return Strategy(
+        "feddyn", weighting=lambda plan: Evenly(), correction=DynamicRegularisation(alpha)
+    )
+
+
+def fedavgm(*, lr: float = 1.0, beta: float = 0.9) -> Strategy:
+    """FedAvg with momentum at the server. Hsu et al. 2019, section 4.3."""
+    return Strategy("fedavgm", server=momentum(lr=lr, momentum=beta))
+
+
+def fedadagrad(*, lr: float = 0.1, beta1: float = 0.0, tau: float = 1e-3) -> Strategy:
+    """Adagrad at the server. Reddi et al. 2021, algorithm 2 (FedAdagrad)."""
+    return Strategy("fedadagrad", server=adagrad(lr=lr, beta1=beta1, tau=tau))
+
+
+def fedadam(
+    *, lr: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> Strategy:
+    """Adam at the server. Reddi et al. 2021, algorithm 2 (FedAdam)."""
+    return Strategy("fedadam", server=adam(lr=lr, beta1=beta1, beta2=beta2, tau=tau))
+
+
+def fedyogi(
+    *, lr: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> Strategy:
+    """Yogi at the server. Reddi et al. 2021, algorithm 2 (FedYogi)."""
+    return Strategy("fedyogi", server=yogi(lr=lr, beta1=beta1, beta2=beta2, tau=tau))
+
+
+def qfedavg(*, q: float) -> Strategy:
+    """Workers with a higher loss count more. Li et al. 2020, Fair Resource Allocation in
+    Federated Learning, algorithm 2 (q-FedAvg), with L = 1 / learning rate."""
+    return Strategy("qfedavg", weighting=lambda plan: Fairly(q, plan.learning_rate))
+
+
+def fedbn() -> Strategy:
+    """FedAvg; batch normalisation stays at each worker. Li et al. 2021, FedBN, algorithm 1."""
+    return Strategy("fedbn", exchange=AllButNorms())
+
+
+def fedper(*, layers: int = 1) -> Strategy:
+    """FedAvg; the last layers stay at each worker. Arivazhagan et al. 2019, algorithm 1."""
+    return Strategy("fedper", exchange=AllButLast(layers))
+
+
+def ditto(*, pull: float) -> Strategy:
+    """FedAvg, and a whole model of each worker's own held near the common one.
+    Li et al. 2021, Ditto, algorithm 1."""
+    return Strategy("ditto", anchor=pull)
+
+
 def sequential() -> Strategy:
     """The model visits one worker after the other. Sheller et al. 2019 (cyclic institutional
     incremental learning); the PySyft tutorial, part 2."""
@@ -166,14 +144,72 @@ def centralised(strategy: Strategy) -> Strategy:
     return Strategy("centralised", sequential=True, one_step=strategy.one_step)
 
 
-def strategy_of(settings: StrategySettings) -> Strategy:
-    """The strategy that the settings name."""
-    match settings:
-        case Sequential():
-            return sequential()
-        case Fedavg():
+def strategy_of(given: StrategySettings) -> Strategy:
+    """The strategy that the settings name.
+
+    Raises:
+        ConfigError: a custom one that cannot be loaded, or makes something else.
+    """
+    made = _named(given)
+    if isinstance(given, settings.Averaging):
+        aggregator: Aggregator = aggregator_of(given.aggregator)
+        made = replace(made, aggregator=aggregator, exchange=_exchange(given, made))
+    return made
+
+
+def _named(given: StrategySettings) -> Strategy:
+    match given:
+        case settings.Fedavg():
             return fedavg()
-        case Fedsgd():
+        case settings.Fedsgd():
             return fedsgd()
-        case Fedprox(mu=mu):
+        case settings.Fedprox(mu=mu):
             return fedprox(mu=mu)
+        case settings.Scaffold(server_learning_rate=lr):
+            return scaffold(lr=lr)
+        case settings.Fednova(mu=mu):
+            return fednova(mu=mu)
+        case settings.Feddyn(alpha=alpha):
+            return feddyn(alpha=alpha)
+        case settings.Fedavgm(server_learning_rate=lr, momentum=beta):
+            return fedavgm(lr=lr, beta=beta)
+        case settings.Fedadagrad(server_learning_rate=lr, beta1=beta1, tau=tau):
+            return fedadagrad(lr=lr, beta1=beta1, tau=tau)
+        case settings.Fedadam(server_learning_rate=lr, beta1=beta1, beta2=beta2, tau=tau):
+            return fedadam(lr=lr, beta1=beta1, beta2=beta2, tau=tau)
+        case settings.Fedyogi(server_learning_rate=lr, beta1=beta1, beta2=beta2, tau=tau):
+            return fedyogi(lr=lr, beta1=beta1, beta2=beta2, tau=tau)
+        case settings.Qfedavg(q=q):
+            return qfedavg(q=q)
+        case settings.Fedbn():
+            return fedbn()
+        case settings.Fedper(layers=layers):
+            return fedper(layers=layers)
+        case settings.Ditto(pull=pull):
+            return ditto(pull=pull)
+        case settings.Sequential():
+            return sequential()
+        case settings.CustomStrategy():
+            return _custom(given)
+
+
+def _custom(given: settings.CustomStrategy) -> Strategy:
+    make = load_callable(given.entrypoint, arguments=given.arguments, what="the strategy")
+    made = make()
+    if not isinstance(made, Strategy):
+        raise ConfigError(
+            "A custom strategy must be made by a function that returns a fedcore Strategy; given: "
+            f"{given.entrypoint}, which returns a {type(made).__name__}; return Strategy(...)."
+        )
+    return made
+
+
+def _exchange(given: settings.Averaging, made: Strategy) -> Exchange:
+    if not given.exchange:
+        return made.exchange
+    if not isinstance(made.exchange, Everything):
+        raise ConfigError(
+            f"What travels must be said once; given: strategy.exchange with {made.name}, which "
+            "says it too; leave exchange out, or choose fedavg."
+        )
+    return Matching(tuple(given.exchange))

@@ -1,10 +1,11 @@
 """What holds in every round of one training."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fedcore.models import Blueprint
 from fedcore.settings import LocalSettings, Sampling, TrainingConfig
-from fedcore.values import Ref, Ticket
+from fedcore.values import Description, Ref, Ticket
 
 __all__ = ["Terms"]
 
@@ -14,9 +15,10 @@ class Terms:
     """The settings of a round, and where its values lie.
 
     `store` is the coordinator's; `shared` is where it lays out what workers read, if these are in
-    other processes; `workers` is how many data holders there are; `test` points at the central
-    test records, if there are any. `attempt` counts how often the run was started: a repeated
-    round is a new attempt.
+    other processes; `workers` is how many data holders there are; `described` is what each handle
+    said of its data before the first round; `test` points at the central test records, if there
+    are any, and `root` at those that the coordinator trains on itself. `attempt` counts how often
+    the run was started: a repeated round is a new attempt.
     """
 
     store: str
@@ -29,7 +31,9 @@ class Terms:
     quorum: int
     deadline_s: float
     retries: int
+    described: Mapping[str, Description] = field(default_factory=dict)
     test: Ref | None = None
+    root: Ref | None = None
     shared: str | None = None
     run: str = "unnamed"
     attempt: int = 1
@@ -40,7 +44,7 @@ class Terms:
         config: TrainingConfig,
         *,
         store: str,
-        workers: int,
+        descriptions: Sequence[Description],
         blueprint: Blueprint,
         test: Ref | None,
     ) -> "Terms":
@@ -50,7 +54,8 @@ class Terms:
             blueprint=blueprint,
             seed=config.seed,
             rounds=config.rounds,
-            workers=workers,
+            workers=sum(description.workers for description in descriptions),
+            described={description.worker: description for description in descriptions},
             local=config.local,
             sampling=config.sampling,
             quorum=config.terms.quorum,

@@ -5,26 +5,27 @@ What travels, and where it lives:
     Brief       coordinator -> worker     the model and what to do with it
     Update      stays at the worker       what its training changed
     Sealed      worker -> coordinator     as much of the update as its disclosure lets out
-    Total       at the coordinator        what the coordinator learns
+    Total       at the coordinator        what the coordinator learns (fedcore.totals)
     ServerState at the coordinator        everything that the next round needs
 
 A Ref points at one of them without holding it: it is what tasks take and return.
 Letters: K workers, P elements of the flat vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fedcore.contributions import Contribution, Contributions
 from fedcore.models import Blueprint
+from fedcore.remembering import Remembering
 from fedcore.rules import Rule
 from fedcore.settings.training import Optimiser
-from fedcore.trees import Params, all_finite, digest, same
+from fedcore.trees import Params, digest, same
+from fedcore.weightings import ByRecords, Weighting
 
 __all__ = [
     "Brief",
@@ -32,13 +33,13 @@ __all__ = [
     "Contributions",
     "Description",
     "ModelState",
+    "Personal",
     "Plan",
     "Ref",
     "RoundRecord",
     "Sealed",
     "ServerState",
     "Ticket",
-    "Total",
     "Update",
 ]
 
@@ -80,6 +81,11 @@ class ModelState:
         """Parameters and buffers together."""
         return {**self.parameters, **self.buffers}
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors."""
+        return frozenset(self.tensors)
+
     @property
     def averaged(self) -> dict[str, Tensor]:
         """What workers change and the server averages: parameters and float buffers."""
@@ -105,6 +111,15 @@ class ModelState:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    def without(self, names: Collection[str]) -> "ModelState":
+        """The model less the tensors of these names."""
+        if not names:
+            return self
+        return ModelState(
+            {name: p for name, p in self.parameters.items() if name not in names},
+            {name: b for name, b in self.buffers.items() if name not in names},
+        )
+
     def replaced(self, tensors: Params) -> "ModelState":
         """The same model with some of its tensors exchanged."""
         return ModelState(
@@ -129,10 +144,26 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Personal:
+    """What each worker keeps to itself. Tensors that the brief's model lacks never travel: each
+    worker trains its own. With `anchor`, it also trains a whole model of its own, held near the
+    one received as strongly as that says.
+
+    Arivazhagan et al. 2019 (FedPer), algorithm 1; Li et al. 2021 (Ditto), algorithm 1.
+    """
+
+    anchor: float | None = None
+
+
+@dataclass(frozen=True)
 class Brief:
     """Everything that a worker is told in a round.
 
-    `answer` says what the aggregator needs: each worker's row, or no more than their sum.
+    `model` has the tensors that travel; with `personal`, a worker has others of its own. Each
+    worker completes `remembering`, which then takes the place of `rule`.
+    `answer` says what the aggregator needs: each worker's row, or no more than their sums, one for
+    each of `weightings`. `recall` is the round that each worker last counted in, where it
+    remembers something from then: what it learnt in a round that did not count is void.
     `chosen` int64, ascending: who takes part, as positions in the roster of the federation; None
     where everybody does. Only a handle behind which several workers stand has to look at it.
     """
@@ -144,7 +175,21 @@ class Brief:
     plan: Plan
     disclosure: Literal["open"] = "open"
     answer: Literal["rows", "sum"] = "rows"
+    weightings: tuple[Weighting, ...] = (ByRecords(),)
     chosen: Tensor | None = None
+    remembering: Remembering | None = None
+    personal: Personal | None = None
+    recall: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a worker measures beyond its loss."""
+        return frozenset().union(*(weighting.needs for weighting in self.weightings))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether workers keep something from round to round."""
+        return self.personal is not None or self.remembering is not None
 
 
 @dataclass(frozen=True)
@@ -155,7 +200,7 @@ class Update:
     is its difference to the model received, taken in float64 where it is needed: a difference
     rounded to float32 does not lead back to the trained weights (docs/decisions/0002).
     `weight` is the number of records; `measures` are sums: `loss` (loss times records) over
-    `seen` (records, counted once per pass).
+    `seen` (records, counted once per pass), `steps` taken, and what the weightings need.
     """
 
     ticket: Ticket
@@ -168,99 +213,16 @@ class Update:
 class Sealed:
     """What leaves a worker under the disclosure `open`.
 
-    Either `rows` [K, P], trained weights of each worker behind the handle, or `sum` [P] in
-    float64, sum_k weight_k trained_k: all that a mean needs, whatever K is. `engine` says how
-    simulated workers were trained together.
+    Either `rows` [K, P], trained weights of each worker behind the handle, or `sums` [M, P] in
+    float64, sum_k each_k trained_k by each of the brief's M weightings: all that a mean needs,
+    whatever K is. `engine` says how simulated workers were trained together.
     """
 
     ticket: Ticket
     contributions: Contributions
     rows: Tensor | None = None
-    sum: Tensor | None = None
+    sums: Tensor | None = None
     engine: str = ""
-
-
-@dataclass(frozen=True)
-class Total:
-    """What the coordinator learns of K workers, and who stands behind it.
-
-    Either `rows` [K, P], trained weights sorted by worker, or `sum` [P] in float64,
-    sum_k weight_k trained_k. `broken` names those whose numbers are not finite, as far as that
-    can be told from a sum.
-    """
-
-    contributions: Contributions
-    rows: Tensor | None = None
-    sum: Tensor | None = None
-    sources: tuple[Ref, ...] = ()
-    broken: tuple[str, ...] = ()
-    engines: Mapping[str, str] = field(default_factory=dict)
-    """Of each handle that trained several workers together, how."""
-
-    @classmethod
-    def of(
-        cls, sealed: Sequence[Sealed], *, answer: Literal["rows", "sum"], sources: Sequence[Ref]
-    ) -> "Total":
-        """The total of what arrived, added in the order given: by worker id, never by arrival.
-
-        Raises:
-            ValueError: a worker counts twice, or an aggregator that needs rows is given a sum.
-        """
-        every = Contributions.joined(part.contributions for part in sealed)
-        order = every.order()
-        rows, added = None, None
-        if answer == "sum":
-            added = _sum(sealed)
-        elif any(part.rows is None for part in sealed):
-            raise ValueError(
-                "An aggregator of rows must be given rows; given: a sum; ask for rows in the brief."
-            )
-        else:
-            rows = torch.cat([part.rows for part in sealed if part.rows is not None])[order]
-        by_handle = zip(sources, sealed, strict=False)
-        return cls(
-            every.taken(order),
-            rows=rows,
-            sum=added,
-            sources=tuple(sources),
-            broken=_broken(sealed),
-            engines={ref.owner: part.engine for ref, part in by_handle if part.engine},
-        )
-
-
-def _sum(sealed: Sequence[Sealed]) -> Tensor:
-    """sum_k weight_k trained_k [P] of all parts, in their order."""
-    if len(sealed) == 1 and sealed[0].sum is not None:
-        return sealed[0].sum
-    added = torch.zeros(_held(sealed[0]).shape[-1], dtype=torch.float64)
-    for part in sealed:
-        if part.rows is None:
-            added.add_(_held(part))
-        else:
-            for row, weight in zip(part.rows, part.contributions.weights.tolist(), strict=True):
-                added.add_(row, alpha=weight)
-    return added
-
-
-def _held(part: Sealed) -> Tensor:
-    held = part.rows if part.rows is not None else part.sum
-    assert held is not None, "what is sealed has rows or a sum"
-    return held
-
-
-def _broken(sealed: Sequence[Sealed]) -> tuple[str, ...]:
-    """Workers whose row is not finite; of a sum that is not, those whose loss shows it."""
-    found: list[str] = []
-    for part in sealed:
-        if all_finite(_held(part)):
-            continue
-        shown = (
-            torch.isfinite(part.contributions.train_losses)
-            if part.rows is None
-            else torch.isfinite(part.rows).all(dim=1)
-        )
-        found += [w for w, fine in zip(part.contributions.workers, shown, strict=True) if not fine]
-    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -291,17 +253,32 @@ class ServerState:
     """Who counted so far in the round that is going on; empty between rounds."""
     record: RoundRecord | None = None
     """The last finished round."""
+    shared: Params = field(default_factory=dict)
+    """What a strategy against drift sends to all workers beside the model."""
+    aggregate: Tensor | None = None
+    """[P] float64, the last round's aggregate, where the aggregator starts from it."""
+    personal: tuple[str, ...] = ()
+    """Names of the tensors that never travel; `model` has them as they were at the start."""
+    recall: Mapping[str, int] = field(default_factory=dict)
+    """The round that each worker last counted in, where workers remember what they learnt then."""
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, ServerState)
-            and (self.round, self.counted, self.record)
-            == (other.round, other.counted, other.record)
+            and (self.round, self.counted, self.record, self.personal, self.recall)
+            == (other.round, other.counted, other.record, other.personal, other.recall)
             and self.model == other.model
             and same(self.slots, other.slots)
+            and same(self.shared, other.shared)
+            and same(_tree(self.aggregate), _tree(other.aggregate))
         )
 
     __hash__ = None  # type: ignore[assignment]  # as for ModelState
+
+    @property
+    def travelling(self) -> ModelState:
+        """The part of the model that workers receive and answer with."""
+        return self.model.without(self.personal)
 
     def finish(
         self,
@@ -317,6 +294,10 @@ class ServerState:
             round, timestamp_ms, dict(metrics), self.counted, dict(missing), dict(engines or {})
         )
         return replace(self, round=round, counted=Contributions(), record=record)
+
+
+def _tree(tensor: Tensor | None) -> Params:
+    return {} if tensor is None else {"": tensor}
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,11 @@ def threads(width: int = WIDTH) -> TaskRunner[PrefectFuture[object]]:
 
 @dataclass(frozen=True)
 class Place:
-    """What the URLs of the workers' stores begin with, and who runs their verbs; None: we do."""
+    """What the URLs of the workers' stores begin with, and those of what they remember, which
+    outlives this process; and who runs their verbs; None: we do."""
 
     stores: str = LIVE
+    memories: str = LIVE
     processes: Processes | None = None
 
     def settle(self, federation: Federation) -> Federation:
@@ -83,15 +85,16 @@ def opened(settings: Backend) -> Iterator[Place]:
     """
     check_backend(settings)
     if isinstance(settings, Threads):
-        yield Place()
+        yield Place(memories=f"{home()}/")
         return
     context = FlowRunContext.get()
     assert context is not None, "a training runs in a flow"
     with ExitStack() as started:
         if settings.store is None:
-            store = started.enter_context(own_folder(home() / "values"))
+            store, memories = started.enter_context(own_folder(home() / "values")), f"{home()}/"
         else:
             store = started.enter_context(folder_at(settings.store))
+            memories = f"{settings.store.rstrip('/')}/memories/"
         processes = started.enter_context(_processes(settings))
         # Twice as many threads as processes: while one verb runs, the next is on its way. They
         # end last, for they may still wait for a verb that ends with its process.
@@ -100,7 +103,7 @@ def opened(settings: Backend) -> Iterator[Place]:
             started.pop_all(),
             context.model_copy(update={"task_runner": runner}),
         ):
-            yield Place(f"{store}/", processes)
+            yield Place(f"{store}/", memories, processes)
 
 
 def _processes(settings: Dask | Ray) -> AbstractContextManager[Processes]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from prefect import flow, unmapped
 from pydantic import BaseModel
 
-from fedcore.checkpoint import RunFolder
+from fedcore.checkpoint import RunFolder, home
 from fedcore.federation import found, pool
 from fedcore.rounds import publish
 from flows.backend import threads
@@ -44,9 +44,10 @@ def evaluate_model(run: str = "latest", round: int | None = None) -> Evaluation:
     trained = tracking.find_run(run, latest="trained")
     folder = RunFolder(trained.folder)
     config = folder.settings()
-    federation = found(config) if trained.kind == "federated" else pool(config)
+    federation = (found if trained.kind == "federated" else pool)(config, memories=f"{home()}/")
     state = folder.load(max(folder.rounds()) if round is None else round)
-    terms = federation.named(f"evaluation-of-{trained.id}", attempt=1).terms
+    # The run's own name, for what its workers remember; no training is its attempt 0.
+    terms = federation.named(trained.id, attempt=0).terms
     central = evaluate(state, terms=terms, round=state.round)
     send_model, evaluate_at = verbs(terms).send_model, verbs(terms).evaluate_at
     brief = replace(federation.strategy.brief(state, terms), ticket=terms.ticket(state.round))

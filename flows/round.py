@@ -1,9 +1,7 @@
 """One round of federated learning, top to bottom.
 
-    choose -> send -> train -> fetch -> reveal -> aggregate -> evaluate -> record
-
-Updates stay with the workers that made them; what arrives here is sealed, and `reveal` opens no
-more than the disclosure allows. Every verb is a task run, named like r007-local_train-bob.
+Updates stay with the workers that made them; what arrives is sealed, and `reveal` opens no more
+than the disclosure allows. Every verb is a task run, named like r007-local_train-bob.
 """
 
 import time
@@ -11,9 +9,10 @@ from collections.abc import Sequence
 
 from prefect import unmapped
 
+from fedcore.admission import admitted
 from fedcore.rounds import measured, publish, reveal
 from fedcore.sampling import choose
-from fedcore.strategies import Strategy
+from fedcore.strategy import Strategy
 from fedcore.terms import Terms
 from fedcore.values import ServerState
 from fedcore.workers import Worker
@@ -30,9 +29,8 @@ def federated_round(
     """The state after one round, committed.
 
     Raises:
-        QuorumNotMet: too few workers answered in time.
-        Diverged: the new model would not be finite.
-    Either way `state` is what the next attempt starts from.
+        QuorumNotMet, Diverged: too few workers answered, or the model would not be finite. Either
+            way `state` is what the next attempt starts from.
     """
     began, round = time.perf_counter(), state.round + 1
     missing: dict[str, str] = {}
@@ -40,17 +38,19 @@ def federated_round(
     send_model, local_train, fetch_update, _ = verbs(terms)
     chosen = choose(workers, terms, state)  # deterministic in (seed, round)
     for wave in strategy.waves(chosen):  # one wave of all; `sequential`: waves of one
-        brief = publish(strategy.brief(state, terms), terms=terms, wave=wave[0].id)
-        sent = send_model.map(wave, unmapped(brief))  # the model now lives at the worker
+        brief = strategy.brief(state, terms)
+        model = publish(brief, terms=terms, wave=wave[0].id)
+        sent = send_model.map(wave, unmapped(model))  # the model now lives at the worker
         there = answered(wave, sent, terms=terms)
         trained = local_train.map(there.workers, there.refs)  # the update stays at the worker
         done = answered(there.workers, trained, terms=terms)
         sealed = fetch_update.map(done.workers, done.refs)  # what its disclosure lets out
         back = answered(done.workers, sealed, terms=terms)
-        arrived = survivors(there, done, back, terms=terms, round=round)
-        total = reveal(arrived.refs, answer=strategy.answer)  # what the coordinator learns
+        came = survivors(there, done, back, terms=terms, round=round)
+        counts = admitted(came.refs, brief, terms=terms, missing=came.missing, least=strategy.least)
+        total = reveal(counts, brief)  # what the coordinator learns
         state = aggregate(strategy, state, total, terms=terms)
-        missing |= arrived.missing
+        missing |= came.missing | counts.refused
         engines |= total.engines
     tests = evaluate(state, terms=terms, round=round)
     seconds = time.perf_counter() - began

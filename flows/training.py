@@ -53,7 +53,9 @@ def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
             return _outcome(earlier.id, RunFolder(earlier.folder))
     with ExitStack() as stack:
         place = stack.enter_context(opened(config.backend))
-        federation = place.settle(_federation(config, kind, stores=place.stores))
+        federation = place.settle(
+            _federation(config, kind, stores=place.stores, memories=place.memories)
+        )
         recorder, federation = stack.enter_context(
             _opened(config, federation, kind=kind, earlier=earlier)
         )
@@ -86,8 +88,10 @@ def check(config: TrainingConfig | None, *, kind: Kind, resume: str | None) -> T
     return config
 
 
-def _federation(config: TrainingConfig, kind: Kind, *, stores: str = LIVE) -> Federation:
-    return (found if kind == "federated" else pool)(config, stores=stores)
+def _federation(
+    config: TrainingConfig, kind: Kind, *, stores: str = LIVE, memories: str = LIVE
+) -> Federation:
+    return (found if kind == "federated" else pool)(config, stores=stores, memories=memories)
 
 
 def _earlier(resume: str | None, *, kind: str) -> tracking.FoundRun | None:

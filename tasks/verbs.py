@@ -16,11 +16,12 @@ from prefect.client.schemas.objects import State, TaskRun
 from fedcore.errors import WorkerTimeout, WorkerUnreachable
 from fedcore.metrics import Measured, meter
 from fedcore.models import Blueprint
-from fedcore.rounds import COORDINATOR, tested
+from fedcore.rounds import COORDINATOR, tested, trusted
 from fedcore.store import fetch, put
-from fedcore.strategies import Strategy
+from fedcore.strategy import Strategy
 from fedcore.terms import Terms
-from fedcore.values import Contribution, Ref, ServerState, Total
+from fedcore.totals import Total
+from fedcore.values import Contributions, Ref, ServerState
 from fedcore.workers import Worker
 
 __all__ = ["Verbs", "aggregate", "evaluate", "evaluated", "verbs"]
@@ -100,9 +101,11 @@ def _retried(retries: int) -> Verbs:
 
 
 @task(task_run_name="r{state.ticket.round:03d}-aggregate", cache_policy=NO_CACHE)
-def _aggregate(strategy: Ref, state: Ref, total: Ref, arrived: list[Ref]) -> Ref:
+def _aggregate(strategy: Ref, terms: Ref, state: Ref, total: Ref, arrived: list[Ref]) -> Ref:
     # `arrived` draws the edges from each fetch in Prefect's graph.
-    after = fetch(strategy, Strategy).apply(fetch(state, ServerState), fetch(total, Total))
+    by, before, known = fetch(strategy, Strategy), fetch(state, ServerState), fetch(terms, Terms)
+    own = trusted(by, by.brief(before, known), known)
+    after = by.apply(before, fetch(total, Total), terms=known, trusted=own)
     return put(state.store, f"{state.key}/after", after, owner=COORDINATOR, ticket=state.ticket)
 
 
@@ -116,6 +119,7 @@ def aggregate(strategy: Strategy, state: ServerState, total: Total, *, terms: Te
     key = f"{ticket.key}/{len(state.counted)}"
     after = _aggregate(
         put(terms.store, "strategy", strategy, owner=COORDINATOR),
+        put(terms.store, "terms", terms, owner=COORDINATOR),
         put(terms.store, f"{key}/state", state, owner=COORDINATOR, ticket=ticket),
         put(terms.store, f"{key}/total", total, owner=COORDINATOR, ticket=ticket),
         list(total.sources),
@@ -144,8 +148,8 @@ def evaluated(arrived: Sequence[Ref], blueprint: Blueprint) -> dict[str, dict[st
     settings = blueprint.model
     chosen = meter(settings.loss, settings.metrics, classes=blueprint.classes)
     found = {}
-    for ref in arrived:
-        measures = dict(fetch(ref, Contribution).measures)
+    for each in Contributions.joined(fetch(ref, Contributions) for ref in arrived):
+        measures = dict(each.measures)
         count = int(measures.pop("seen"))
-        found[ref.owner] = {"records": float(count), **chosen.values(Measured(measures, count))}
+        found[each.worker] = {"records": float(count), **chosen.values(Measured(measures, count))}
     return found

@@ -177,6 +177,7 @@ def kinds(annotation: object) -> list[str]:
 
 def test_the_table_of_what_is_in_the_box_is_complete():
     import fedcore.settings as settings
+    from fedcore.settings.aggregators import AggregatorSettings
     from fedcore.settings.backend import Backend
     from fedcore.settings.training import Optimiser, Schedule, Workers
 
@@ -191,6 +192,7 @@ def test_the_table_of_what_is_in_the_box_is_complete():
         "local optimisers": Optimiser,
         "learning rate schedules": Schedule,
         "strategies": settings.StrategySettings,
+        "aggregators": AggregatorSettings,
         "samplings": settings.Sampling,
         "backends": Backend,
         "workers": Workers,

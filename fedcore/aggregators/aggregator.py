@@ -5,7 +5,15 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["NOTHING", "Aggregator", "Context", "fewest_rows", "needs_trusted", "refuse_too_few"]
+__all__ = [
+    "NOTHING",
+    "Aggregator",
+    "Context",
+    "fewest_rows",
+    "needs_previous",
+    "needs_trusted",
+    "refuse_too_few",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +40,8 @@ class Aggregator(Protocol):
     weights [K] float64, records, not negative -> step [P] float64.
 
     Pure: it never changes its arguments. It may say `least`, the fewest rows that it can work
-    with, and `trusts`, that it needs `context.trusted`. Rows are finite: others are refused before.
+    with, `trusts`, that it needs `context.trusted`, and `follows`, that it wants
+    `context.previous`. Rows are finite: others are refused before.
     """
 
     def __call__(self, rows: Tensor, weights: Tensor, context: Context = NOTHING) -> Tensor:
@@ -51,6 +60,11 @@ def fewest_rows(aggregator: Aggregator) -> int:
 def needs_trusted(aggregator: Aggregator) -> bool:
     """Whether the coordinator must train on records of its own."""
     return bool(getattr(aggregator, "trusts", False))
+
+
+def needs_previous(aggregator: Aggregator) -> bool:
+    """Whether it starts from the aggregate of the round before, which is kept for it."""
+    return bool(getattr(aggregator, "follows", False))
 
 
 def refuse_too_few(rows: Tensor, *, least: int, rule: str) -> None:

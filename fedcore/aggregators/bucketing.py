@@ -10,6 +10,7 @@ from fedcore.aggregators.aggregator import (
     Aggregator,
     Context,
     fewest_rows,
+    needs_previous,
     needs_trusted,
     refuse_too_few,
 )
@@ -42,6 +43,10 @@ class _Bucketing:
     @property
     def trusts(self) -> bool:
         return needs_trusted(self.inner)
+
+    @property
+    def follows(self) -> bool:
+        return needs_previous(self.inner)
 
     def __call__(self, rows: Tensor, weights: Tensor, context: Context = NOTHING) -> Tensor:
         refuse_too_few(rows, least=self.least, rule="bucketing")

@@ -27,6 +27,7 @@ class _CentredClipping:
     radius: float
     iterations: int
     least: int = 1
+    follows: bool = True
 
     def __call__(self, rows: Tensor, weights: Tensor, context: Context = NOTHING) -> Tensor:
         refuse_too_few(rows, least=self.least, rule="centred_clipping")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedcore.aggregators.aggregator import NOTHING, Aggregator, Context, refuse_too_few
 from fedcore.aggregators.distances import squared_distances
-from fedcore.aggregators.mean import positive_sum
+from fedcore.weightings import positive_sum
 
 __all__ = ["geometric_median"]
 

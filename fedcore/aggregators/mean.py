@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from fedcore.aggregators.aggregator import NOTHING, Context
+from fedcore.weightings import positive_sum
 
-__all__ = ["positive_sum", "weighted_mean"]
+__all__ = ["weighted_mean"]
 
 
 def weighted_mean(rows: Tensor, weights: Tensor, context: Context = NOTHING) -> Tensor:
@@ -26,18 +27,3 @@ def weighted_mean(rows: Tensor, weights: Tensor, context: Context = NOTHING) -> 
     for row, weight in zip(rows, weights.tolist(), strict=True):
         mean.add_(row, alpha=weight / total)
     return mean
-
-
-def positive_sum(weights: Tensor) -> float:
-    """sum_k weights_k.
-
-    Raises:
-        ValueError: a weight is negative, or they sum to nothing.
-    """
-    total = float(weights.sum())
-    if not (total > 0 and bool((weights >= 0).all())):
-        raise ValueError(
-            f"Weights must be counts of records and sum to more than 0; given: "
-            f"{weights.tolist()}; leave out workers without records."
-        )
-    return total

@@ -9,6 +9,7 @@ from fedcore.aggregators.aggregator import (
     Aggregator,
     Context,
     fewest_rows,
+    needs_previous,
     needs_trusted,
     refuse_too_few,
 )
@@ -41,6 +42,10 @@ class _Mixing:
     @property
     def trusts(self) -> bool:
         return needs_trusted(self.inner)
+
+    @property
+    def follows(self) -> bool:
+        return needs_previous(self.inner)
 
     def __call__(self, rows: Tensor, weights: Tensor, context: Context = NOTHING) -> Tensor:
         refuse_too_few(rows, least=self.least, rule="nearest_neighbour_mixing")

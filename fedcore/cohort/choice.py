@@ -19,7 +19,6 @@ from fedcore.cohort.low_rank import Recurrence
 from fedcore.cohort.probe import Findings
 from fedcore.errors import Incompatible
 from fedcore.losses import loss_of
-from fedcore.rules import ControlVariate
 from fedcore.settings.training import Engine
 from fedcore.values import Brief
 
@@ -133,7 +132,7 @@ def refused(engine: Engine, why: str) -> Incompatible:
 
 
 def _not_linear(brief: Brief) -> str:
-    if isinstance(brief.rule, ControlVariate):
+    if brief.rule.offset:
         return "control variates: each worker steps along an offset of its own"
     if brief.plan.clip_norm is not None:
         return "clip_norm together with a rule or optimiser whose steps are not linear"

@@ -10,11 +10,11 @@ from fedcore.cohort.update import CohortUpdate
 from fedcore.contributions import Contribution, Contributions
 from fedcore.data.holdings import Holdings
 from fedcore.local import train_locally
-from fedcore.rules import ControlVariate
 from fedcore.trees import Layout
 from fedcore.values import Brief
+from fedcore.weightings import Weighting
 
-__all__ = ["for_members", "train_in_turn"]
+__all__ = ["add_member", "for_members", "train_in_turn"]
 
 
 def train_in_turn(
@@ -22,7 +22,7 @@ def train_in_turn(
 ) -> CohortUpdate:
     """Train the members one by one; of a sum, no more than one worker's weights are kept."""
     layout = Layout.of(brief.model.averaged)
-    added = torch.zeros(layout.size, dtype=torch.float64)
+    added = torch.zeros(len(brief.weightings), layout.size, dtype=torch.float64)
     rows, counted = [], []
     for place, k in enumerate(members):
         worker = holdings.workers[k]
@@ -33,12 +33,12 @@ def train_in_turn(
         if brief.answer == "rows":
             rows.append(row)
         else:
-            added.add_(row, alpha=update.weight)
+            add_member(added, row, counted[-1], brief.weightings)
     return CohortUpdate(
         ticket=brief.ticket,
         contributions=Contributions.of(counted),
         rows=_stacked(rows, layout) if brief.answer == "rows" else None,
-        sum=added if brief.answer == "sum" else None,
+        sums=added if brief.answer == "sum" else None,
         engine=f"loop: {why}",
     )
 
@@ -49,6 +49,13 @@ def _stacked(rows: list[Tensor], layout: Layout) -> Tensor:
 
 def for_members(brief: Brief, places: int | Sequence[int]) -> Brief:
     """The brief as it is for one of the cohort's members, or for some: with their own rule."""
-    if isinstance(brief.rule, ControlVariate):
-        return replace(brief, rule=brief.rule.of(places))
-    return brief
+    return replace(brief, rule=brief.rule.of(places))
+
+
+def add_member(
+    sums: Tensor, row: Tensor, who: Contribution, weightings: Sequence[Weighting]
+) -> None:
+    """Add one worker's weights [P] to the sums [M, P], in place, by each of M weightings."""
+    counted = Contributions.of([who])
+    for to, weighting in zip(sums, weightings, strict=True):
+        to.add_(row, alpha=float(weighting.each(counted)))

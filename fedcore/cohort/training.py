@@ -80,7 +80,7 @@ def _together(
     loss = loss_of(brief.blueprint.model.loss)
     weights = torch.tensor(sizes, dtype=torch.float64, device=device)
     losses = torch.empty_like(weights)
-    seen = torch.empty_like(weights)
+    seen, steps = torch.empty_like(weights), torch.empty_like(weights)
     answer = _Answer(brief, len(members), device)
     most = {
         size: most_together(brief, anatomy, choice.shared, records, size) for size in set(sizes)
@@ -98,23 +98,34 @@ def _together(
             loss=loss,
             received=received,
         )
+        counted = _counted(workers, weights[where], trained.loss, timetable)
         losses[where], seen[where] = trained.loss, timetable.seen().to(device)
-        answer.add(trained, where, weights[where])
+        steps[where] = counted.measures["steps"].to(device)
+        answer.add(trained, where, counted)
     return CohortUpdate(
         ticket=brief.ticket,
         contributions=Contributions(
             tuple(holdings.workers[k] for k in members),
             weights.cpu(),
-            {"loss": losses.cpu(), "seen": seen.cpu()},
+            {"loss": losses.cpu(), "seen": seen.cpu(), "steps": steps.cpu()},
         ),
         rows=answer.rows,
-        sum=answer.sum,
+        sums=answer.sums,
         engine=f"{choice.engine}: {choice.why}",
     )
 
 
+def _counted(
+    workers: Sequence[str], weights: Tensor, losses: Tensor, timetable: Timetable
+) -> Contributions:
+    """What is known of a group's workers when it has been trained."""
+    steps = torch.tensor(timetable.steps, dtype=torch.float64)
+    measures = {"loss": losses.cpu(), "seen": timetable.seen().cpu(), "steps": steps}
+    return Contributions(tuple(workers), weights.cpu(), measures)
+
+
 class _Answer:
-    """The sum [P], or the rows [K, P], filled group by group."""
+    """The sums [M, P], or the rows [K, P], filled group by group."""
 
     def __init__(self, brief: Brief, workers: int, device: torch.device) -> None:
         model = brief.model
@@ -122,30 +133,33 @@ class _Answer:
         # Buffers of a model that is trained here do not change.
         self._kept = {name: b for name, b in model.averaged.items() if name in model.buffers}
         self._shapes = {name: shape for name, shape, _ in layout.entries}
-        self._sum = self._rows = None
+        self._weightings = brief.weightings
+        self._sums = self._rows = None
         if brief.answer == "sum":
-            self._sum = torch.zeros(layout.size, dtype=torch.float64, device=device)
+            shape = (len(brief.weightings), layout.size)
+            self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
         else:
             self._rows = torch.empty(workers, layout.size, dtype=layout.dtype, device=device)
 
     @property
-    def sum(self) -> Tensor | None:
-        """The sum so far, where one was asked for."""
-        return None if self._sum is None else self._sum.cpu()
+    def sums(self) -> Tensor | None:
+        """The sums so far, where they were asked for."""
+        return None if self._sums is None else self._sums.cpu()
 
     @property
     def rows(self) -> Tensor | None:
         """The rows so far, where they were asked for."""
         return None if self._rows is None else self._rows.cpu()
 
-    def add(self, trained: Trained, where: list[int], weights: Tensor) -> None:
-        """What a group trained; `where` are its places among the rows, `weights` [K] its own."""
-        if self._sum is not None:
-            sums = self._parts(self._sum)
-            views = {name: part.view(self._shapes[name]) for name, part in sums.items()}
-            trained.add_to(views, weights)
-            for name, kept in self._kept.items():
-                views[name].add_(kept.to(weights.device), alpha=float(weights.sum()))
+    def add(self, trained: Trained, where: list[int], counted: Contributions) -> None:
+        """What a group trained; `where` are its places among the rows."""
+        if self._sums is not None:
+            for added, weighting in zip(self._sums, self._weightings, strict=True):
+                views = {n: part.view(self._shapes[n]) for n, part in self._parts(added).items()}
+                each = weighting.each(counted).to(added.device)
+                trained.add_to(views, each)
+                for name, kept in self._kept.items():
+                    views[name].add_(kept.to(each.device), alpha=float(each.sum()))
         if self._rows is not None:
             parts = self._parts(self._rows)
             for name, found in trained.each().items():

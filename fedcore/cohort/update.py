@@ -14,12 +14,13 @@ __all__ = ["CohortUpdate"]
 class CohortUpdate:
     """K workers' answer to one brief, as what the brief asked for.
 
-    Either `rows` [K, P], trained weights as Layout.flatten gives them, or `sum` [P] in float64,
-    sum_k weight_k trained_k. `engine` says in one line how it was computed, and why so.
+    Either `rows` [K, P], trained weights as Layout.flatten gives them, or `sums` [M, P] in float64,
+    sum_k each_k trained_k by each of the brief's M weightings. `engine` says in one line how it was
+    computed, and why so.
     """
 
     ticket: Ticket
     contributions: Contributions
     rows: Tensor | None
-    sum: Tensor | None
+    sums: Tensor | None
     engine: str

@@ -148,6 +148,8 @@ class FLTrust(Settings):
     """
 
     kind: Literal["fltrust"] = "fltrust"
+    records: int = Field(100, ge=1, le=1_000_000)
+    """So many of the central test records are what the coordinator trains on, and tests no more."""
 
 
 class CustomAggregator(Settings):

@@ -8,6 +8,7 @@ from fedcore.settings.backend import Backend, Threads
 from fedcore.settings.choice import Settings, by_kind
 from fedcore.settings.data import ByColumn, DataSettings, Dirichlet, Iid, Partition
 from fedcore.settings.model import Mlp, Model
+from fedcore.settings.strategies import Fedavg, StrategySettings
 
 __all__ = [
     "Adam",
@@ -16,19 +17,14 @@ __all__ = [
     "Cosine",
     "Engine",
     "Exponential",
-    "Fedavg",
-    "Fedprox",
-    "Fedsgd",
     "LocalSettings",
     "Momentum",
     "Optimiser",
     "Sampling",
     "Schedule",
-    "Sequential",
     "Sgd",
     "SimulatedWorkers",
     "StepDecay",
-    "StrategySettings",
     "TermsSettings",
     "TrainingConfig",
     "Uniform",
@@ -184,50 +180,6 @@ def _numbered(count: int) -> list[str]:
 
 
 Workers = Annotated[VirtualWorkers | SimulatedWorkers, by_kind(VirtualWorkers, SimulatedWorkers)]
-
-
-class Sequential(Settings):
-    """The model visits one worker after the other: incremental learning, nothing is averaged.
-
-    Sheller et al. 2019, Multi-Institutional Deep Learning Without Sharing Patient Data
-    (cyclic institutional incremental learning).
-    """
-
-    kind: Literal["sequential"] = "sequential"
-
-
-class Fedavg(Settings):
-    """Local training, then the mean weighted by records.
-
-    McMahan et al. 2017, Communication-Efficient Learning, algorithm 1.
-    """
-
-    kind: Literal["fedavg"] = "fedavg"
-
-
-class Fedsgd(Settings):
-    """One plain gradient step on all of a worker's records, then the mean weighted by records.
-
-    local.epochs, steps, batch_size and optimiser do not apply. McMahan et al. 2017, section 2.
-    """
-
-    kind: Literal["fedsgd"] = "fedsgd"
-
-
-class Fedprox(Settings):
-    """FedAvg whose workers are held near the model they received.
-
-    Li et al. 2020, Federated Optimization in Heterogeneous Networks, equation 2.
-    """
-
-    kind: Literal["fedprox"] = "fedprox"
-    mu: float = Field(0.1, ge=0, le=1000)
-    """Strength of the pull; 0 is FedAvg."""
-
-
-StrategySettings = Annotated[
-    Fedavg | Fedsgd | Sequential | Fedprox, by_kind(Fedavg, Fedsgd, Sequential, Fedprox)
-]
 
 
 class All(Settings):

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from fedcore.cohort import CohortUpdate, Engine, train_cohort
-from fedcore.contributions import Contribution
+from fedcore.cohort import CohortUpdate, Engine, participate_together
+from fedcore.contributions import Contributions
 from fedcore.data.holdings import Holdings
+from fedcore.remembering import Remembered
 from fedcore.store import LIVE, fetch, put
 from fedcore.values import Brief, Description, Ref, Sealed, Ticket
 from fedcore.workers.custody import Custody
+from fedcore.workers.memory import Memory
 from fedcore.workers.virtual import evaluated_on
 
 __all__ = ["CohortWorker"]
@@ -31,6 +33,7 @@ class CohortWorker:
     first: int
     count: int
     engine: Engine = "auto"
+    memory: Memory = Memory(LIVE)
 
     @classmethod
     def holding(
@@ -41,11 +44,13 @@ class CohortWorker:
         first: int = 0,
         engine: Engine = "auto",
         stores: str = LIVE,
+        memories: str = LIVE,
     ) -> "CohortWorker":
         """A handle for these workers: their records are put in its store, named after `stores`."""
         url = f"{stores}{id}"
         kept = put(url, f"data/{data.fingerprint}", data, owner=id)
-        return cls(id, url, kept, first=first, count=len(data), engine=engine)
+        memory = Memory(memories)
+        return cls(id, url, kept, first=first, count=len(data), engine=engine, memory=memory)
 
     @property
     def custody(self) -> Custody:
@@ -74,8 +79,14 @@ class CohortWorker:
             brief = self.custody.own(model, Brief, verb="train")
 
             def work() -> CohortUpdate:
-                data = fetch(self.data, Holdings)
-                return train_cohort(brief, data, self._members(brief), engine=self.engine)
+                data, members = fetch(self.data, Holdings), self._members(brief)
+                names = [data.workers[k] for k in members]
+                before = self.memory.recall(brief, names)
+                made, after = participate_together(
+                    brief, data, members, engine=self.engine, remembered=before
+                )
+                self.memory.keep(brief, dict(zip(names, after, strict=False)))
+                return made
 
             return self.custody.once(brief.ticket, work, kind=CohortUpdate)
 
@@ -89,21 +100,27 @@ class CohortWorker:
                     made.ticket,
                     made.contributions,
                     rows=made.rows,
-                    sum=made.sum,
+                    sums=made.sums,
                     engine=made.engine,
                 )
 
             return self.custody.once(made.ticket, seal, kind=Sealed)
 
     def evaluate(self, model: Ref) -> Ref:
-        """Loss and metrics of the received model on all the workers' records, as sums."""
+        """Loss and metrics of the received model on each worker's records, as sums."""
         with self.custody.guarded("evaluate", model):
             brief = self.custody.own(model, Brief, verb="evaluate")
-            return self.custody.once(
-                brief.ticket,
-                lambda: evaluated_on(brief, fetch(self.data, Holdings).records, worker=self.id),
-                kind=Contribution,
-            )
+
+            def work() -> Contributions:
+                data = fetch(self.data, Holdings)
+                own = self.memory.recall(brief, data.workers) or [Remembered()] * len(data)
+                found = [
+                    evaluated_on(brief, own[k], data.of(k), worker=worker)
+                    for k, worker in enumerate(data.workers)
+                ]
+                return Contributions.of(found)
+
+            return self.custody.once(brief.ticket, work, kind=Contributions)
 
     def forget(self, ticket: Ticket) -> None:
         """Drop what was kept for retries of this ticket."""

@@ -7,10 +7,13 @@ from fedcore.data.dataset import Dataset
 from fedcore.initial import load_into
 from fedcore.local import module_for, train_locally
 from fedcore.metrics import measure as sums_of
+from fedcore.participation import participate, used_by
+from fedcore.remembering import Remembered
 from fedcore.store import LIVE, fetch, put
 from fedcore.trees import Layout
 from fedcore.values import Brief, Description, Ref, Sealed, Ticket, Update
 from fedcore.workers.custody import Custody
+from fedcore.workers.memory import Memory
 
 __all__ = ["VirtualWorker"]
 
@@ -28,17 +31,22 @@ class VirtualWorker:
     id: str
     store: str
     data: Ref
+    memory: Memory = Memory(LIVE)
     count: int = 1
 
     @classmethod
-    def holding(cls, id: str, data: Dataset, *, stores: str = LIVE) -> "VirtualWorker":
+    def holding(
+        cls, id: str, data: Dataset, *, stores: str = LIVE, memories: str = LIVE
+    ) -> "VirtualWorker":
         """A worker that holds these records: they are put in its store, the handle points there.
 
-        The store's URL is its name after `stores`.
+        The store's URL is its name after `stores`; what it remembers of a training lies at a URL
+        that begins with `memories`.
         """
         url = f"{stores}{id}"
         # The key names the content, so two trainings in one process may both have a bob.
-        return cls(id, url, put(url, f"data/{data.fingerprint}", data, owner=id))
+        kept = put(url, f"data/{data.fingerprint}", data, owner=id)
+        return cls(id, url, kept, Memory(memories))
 
     @property
     def custody(self) -> Custody:
@@ -66,7 +74,14 @@ class VirtualWorker:
             brief = self.custody.own(model, Brief, verb="train")
 
             def work() -> Update:
-                return train_locally(brief, fetch(self.data, Dataset), worker=self.id)
+                data = fetch(self.data, Dataset)
+                if not (brief.remembers or brief.needs):
+                    return train_locally(brief, data, worker=self.id)
+                (before,) = self.memory.recall(brief, [self.id]) or [Remembered()]
+                made, after = participate(brief, data, worker=self.id, remembered=before)
+                if brief.remembers:
+                    self.memory.keep(brief, {self.id: after})
+                return made
 
             return self.custody.once(brief.ticket, work, kind=Update)
 
@@ -86,21 +101,26 @@ class VirtualWorker:
         """Loss and metrics of the received model on the worker's records, as sums."""
         with self.custody.guarded("evaluate", model):
             brief = self.custody.own(model, Brief, verb="evaluate")
-            return self.custody.once(
-                brief.ticket,
-                lambda: evaluated_on(brief, fetch(self.data, Dataset), worker=self.id),
-                kind=Contribution,
-            )
+
+            def work() -> Contributions:
+                (own,) = self.memory.recall(brief, [self.id]) or [Remembered()]
+                data = fetch(self.data, Dataset)
+                return Contributions.of([evaluated_on(brief, own, data, worker=self.id)])
+
+            return self.custody.once(brief.ticket, work, kind=Contributions)
 
     def forget(self, ticket: Ticket) -> None:
         """Drop what was kept for retries of this ticket."""
         self.custody.forget(ticket)
 
 
-def evaluated_on(brief: Brief, data: Dataset, *, worker: str) -> Contribution:
-    """Loss and metrics of the brief's model on these records, as sums over `seen`."""
+def evaluated_on(
+    brief: Brief, remembered: Remembered, data: Dataset, *, worker: str
+) -> Contribution:
+    """Loss and metrics on these records, as sums over `seen`: of the brief's model, or of the
+    worker's own where it has one."""
     module = module_for(brief.blueprint)
-    load_into(module, brief.model)
+    load_into(module, used_by(brief, remembered))
     settings = brief.blueprint.model
     found = sums_of(module, data, loss=settings.loss, metrics=settings.metrics)
     return Contribution(worker, float(len(data)), {**found.sums, "seen": float(found.count)})

@@ -15,7 +15,7 @@ from fedcore.rounds import publish
 from fedcore.settings import parse
 from fedcore.store import fetch, open_store
 from fedcore.strategies import fedavg
-from fedcore.values import Contribution, Ref, Sealed
+from fedcore.values import Contributions, Ref, Sealed
 from fedcore.workers import CohortWorker, VirtualWorker
 
 DATA = Dataset(torch.arange(12.0).reshape(6, 2) / 12, torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"))
@@ -33,7 +33,7 @@ KINDS = {"virtual": virtual, "cohort": cohort}
 UPDATES = {"virtual": "Update", "cohort": "CohortUpdate"}
 TRAINERS = {
     "virtual": "fedcore.workers.virtual.train_locally",
-    "cohort": "fedcore.workers.cohort.train_cohort",
+    "cohort": "fedcore.workers.cohort.participate_together",
 }
 
 
@@ -95,7 +95,7 @@ def test_training_twice_gives_the_same_bits(kind, brief):
         worker = KINDS[kind]("bob", DATA)
         model = worker.send(brief)
         sealed = fetch(worker.fetch(worker.train(model)), Sealed)
-        told.append(sealed.rows if sealed.sum is None else sealed.sum)
+        told.append(sealed.rows if sealed.sums is None else sealed.sums)
         worker.forget(brief.ticket)
     assert torch.equal(*told)
 
@@ -138,7 +138,7 @@ def test_a_description_counts_and_shows_no_record(worker):
 
 
 def test_evaluation_comes_back_as_sums(worker, brief):
-    found = fetch(worker.evaluate(worker.send(brief)), Contribution)
+    (found,) = fetch(worker.evaluate(worker.send(brief)), Contributions)
     assert found.measures["seen"] == 6
     assert 0 <= found.measures["accuracy"] <= 6
 

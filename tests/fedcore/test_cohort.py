@@ -276,18 +276,18 @@ def check(data, brief, members=None, *, engine="auto", bound=None):
     weights = torch.tensor([update.weight for update in updates], dtype=torch.float64)
     found = train_cohort(replace(brief, answer="rows"), data, members, engine=engine)
     added = train_cohort(replace(brief, answer="sum"), data, members, engine=engine)
-    assert found.sum is None
+    assert found.sums is None
     assert added.rows is None
     assert found.ticket == brief.ticket
     assert found.rows.dtype == rows.dtype
     close(found.rows, rows, bound)
-    assert added.sum.dtype == torch.float64
-    close(added.sum, weights @ rows.double(), bound)
+    assert added.sums.dtype == torch.float64
+    close(added.sums[0], weights @ rows.double(), bound)
     for update in (found, added):
         counted = update.contributions
         assert counted.workers == tuple(data.workers[k] for k in members)
         assert torch.equal(counted.weights, weights)
-        for name in ("loss", "seen"):
+        for name in ("loss", "seen", "steps"):
             expected = torch.tensor([u.measures[name] for u in updates], dtype=torch.float64)
             assert counted.measures[name].dtype == torch.float64
             torch.testing.assert_close(
@@ -442,6 +442,9 @@ class Halved:
     def correct(self, g: Tensor, w: Tensor, w0: Tensor) -> Tensor:
         return g / 2 + (w - w0) ** 2
 
+    def of(self, members):
+        return self
+
 
 @pytest.mark.parametrize(
     ("plan", "why"),
@@ -588,7 +591,7 @@ def test_what_lies_in_unused_memory_does_not_show(monkeypatch):
     monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: real(*a, **k).fill_(float("nan")))
     data, brief = brief_for(holdings([2, 9, 5]), Mlp(hidden=[5, 4]), epochs=3)
     added = train_cohort(replace(brief, answer="sum"), data, [0, 1, 2], engine="low_rank")
-    assert bool(added.sum.isfinite().all())
+    assert bool(added.sums.isfinite().all())
 
 
 def test_groups_change_nothing(monkeypatch):
@@ -611,7 +614,7 @@ def test_nobody(answer):
     if answer == "rows":
         assert found.rows.shape == (0, size)
     else:
-        assert torch.equal(found.sum, torch.zeros(size, dtype=torch.float64))
+        assert torch.equal(found.sums, torch.zeros(1, size, dtype=torch.float64))
 
 
 def test_the_loop_says_what_is_wrong_with_a_loss():

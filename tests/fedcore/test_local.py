@@ -166,7 +166,7 @@ def test_every_module_trains_as_in_a_plain_loop_to_the_last_bit(name, optimiser)
     for key, tensor in wanted.items():
         assert found.trained[key].dtype == tensor.dtype
         assert torch.equal(found.trained[key], tensor), key
-    assert found.measures == {"loss": total, "seen": 20.0}
+    assert found.measures == {"loss": total, "seen": 20.0, "steps": 6.0}
 
 
 def test_what_an_update_holds_is_not_the_modules_memory():

@@ -57,8 +57,11 @@ def test_values_are_frozen_and_nothing_unknown_is_taken():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["strategy.kind=fedprox", "strategy.mux=2"], r"nearest: 'mu'\); known here: kind, mu\."),
-        (["strategy.mu=2"], r"there is no such setting; known here: kind\."),
+        (
+            ["strategy.kind=fedprox", "strategy.mux=2"],
+            r"nearest: 'mu'\); known here: aggregator, exchange, kind, mu\.",
+        ),
+        (["strategy.mu=2"], r"there is no such setting; known here: aggregator, exchange, kind\."),
         (["workers.partition.kind=dirichlt"], r"nearest: 'dirichlet'"),
         (["workers.ids=[bob, bob]"], r"given twice: bob"),
         (["workers.ids=[../etc]"], r"workers\.ids\.0: .*given: '\.\./etc'"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fedcore.admission import admitted
 from fedcore.errors import Incompatible
 from fedcore.federation import found
 from fedcore.rounds import publish, reveal
@@ -11,7 +12,7 @@ from fedcore.settings import parse
 from fedcore.simulation import simulate
 from fedcore.store import fetch
 from fedcore.trees import Layout
-from fedcore.values import Contribution, Sealed
+from fedcore.values import Contributions, Sealed
 
 BASE = {
     "rounds": 3,
@@ -81,12 +82,13 @@ def test_a_host_answers_with_what_the_aggregator_needs(answer):
     sealed = fetch(update, Sealed)
     size = flat(federation.start.model).numel()
     if answer == "rows":
-        assert sealed.sum is None
+        assert sealed.sums is None
         assert sealed.rows.shape == (24, size)
     else:
         assert sealed.rows is None
-        assert sealed.sum.shape == (size,)
-    total = reveal([update], answer=answer)
+        assert sealed.sums.shape == (1, size)
+    asked = replace(brief, answer=answer)
+    total = reveal(admitted([update], asked, terms=federation.terms, missing={}), asked)
     assert len(total.contributions) == 24
     host.forget(brief.ticket)
 
@@ -110,9 +112,10 @@ def test_a_host_evaluates_on_all_its_workers_records():
         federation = federation.named("measured", attempt=1)
         brief = federation.strategy.brief(federation.start, federation.terms)
         ref = publish(brief, terms=federation.terms, wave="x")
-        found_there = [
-            fetch(worker.evaluate(worker.send(ref)), Contribution) for worker in federation.workers
-        ]
+        found_there = Contributions.joined(
+            fetch(worker.evaluate(worker.send(ref)), Contributions) for worker in federation.workers
+        )
+        assert len(found_there) == 24
         for worker in federation.workers:
             worker.forget(brief.ticket)
         sums.append({n: sum(c.measures[n] for c in found_there) for n in ("seen", "accuracy")})

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedcore.federation import found
 from fedcore.servers import adagrad, adam, momentum, sgd, yogi
-from fedcore.strategies import Strategy
+from fedcore.settings import TrainingConfig
+from fedcore.strategy import Strategy
+from fedcore.totals import Total
 from fedcore.values import (
     Contribution,
     Contributions,
@@ -18,7 +21,6 @@ from fedcore.values import (
     Sealed,
     ServerState,
     Ticket,
-    Total,
 )
 
 T, K, P = 8, 11, 6
@@ -84,14 +86,16 @@ def ours(
         Contribution(f"w{k:02}", float(weight), {"loss": 1.0, "seen": 1.0})
         for k, weight in enumerate(given["weights"])
     )
-    state, after = None, []
+    state, after, terms = None, [], found(TrainingConfig()).terms
     for strategy, changes in zip(strategies, given["changes"], strict=False):
         if state is None:
             state = started(strategy.init(ModelState({"w": torch.from_numpy(given["start"])})))
         rows = state.model.parameters["w"] + torch.from_numpy(changes)
         sealed = Sealed(Ticket("run", state.round + 1), who, rows=rows)
-        total = Total.of([sealed], answer=strategy.answer, sources=())
-        state = strategy.apply(state, total).finish({}, timestamp_ms=0, missing={})
+        weightings = strategy.weightings(terms, round=1)
+        total = Total.of([sealed], answer=strategy.answer, weightings=weightings)
+        state = strategy.apply(state, total, terms=terms)
+        state = state.finish({}, timestamp_ms=0, missing={})
         after.append(state.model.parameters["w"].numpy())
     return np.stack(after)
 
