@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from fedcore.checkpoint import RunFolder
 from fedcore.errors import ConfigError, UnknownRun
 from fedcore.federation import CENTRALISED, Federation, found, pool
+from fedcore.label_counts import label_counts
 from fedcore.settings import TrainingConfig
 from fedcore.store import LIVE, open_store
 from fedcore.values import RoundRecord
@@ -187,6 +188,7 @@ def _announce(recorder: Recorder, config: TrainingConfig) -> None:
         if url
         else "It opens while `fedrounds up` runs in the training's folder.",
     )
+    report.labels_table(label_counts(recorder.descriptions))
 
 
 def _leave(

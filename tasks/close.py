@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedcore.federation import Federation
 from fedcore.initial import load_into
+from fedcore.label_counts import label_counts
 from fedcore.metrics import predictions
 from fedcore.models import build
 from fedcore.values import ServerState
@@ -54,11 +55,15 @@ def _drawn(
     run: Recorder, federation: Federation, state: ServerState, *, folder: Path
 ) -> Iterator[Path]:
     # Matplotlib takes a quarter of a second to import, which no first round should wait for.
-    from tasks import pictures
+    from tasks import label_picture, pictures
 
-    loss, confusion = folder / "loss.png", folder / "confusion.png"
+    loss, confusion, labels = (folder / f"{n}.png" for n in ("loss", "confusion", "label_counts"))
     pictures.loss_picture(run.records, path=loss)
     yield loss
+    counts = label_counts(federation.descriptions)
+    if counts is not None:
+        label_picture.label_picture(counts, path=labels)
+        yield labels
     test = federation.test
     if test is None or test.labels is None:
         return

@@ -1,28 +1,20 @@
-"""Two pictures of a training: losses over the rounds, and which classes are taken for which.
+"""Two pictures of a training: losses over the rounds, and which classes are taken for which."""
 
-Drawn without pyplot, so nothing is global and no display is needed. Colours are Okabe and Ito's,
-which people with any colour vision tell apart (Okabe and Ito 2008, Color Universal Design).
-"""
-
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from fedcore.values import RoundRecord
+from tasks.drawing import COLOURS, FAINT, INK, canvas, dress, plain, save
 
 __all__ = ["confusion_picture", "loss_picture"]
 
-TRAIN, TEST, FAINT, INK = "#0072B2", "#D55E00", "#B0B0B0", "#222222"
-WORKER_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A")
+TRAIN, TEST, *WORKER_COLOURS = COLOURS[:7]
 WORKER_STYLES = ("-", "--")
 MOST_NAMED = 10
 """As many as colours times styles: each worker named in the legend looks different."""
@@ -31,8 +23,6 @@ LOGARITHMIC_FROM = 50.0
 MOST_COUNTS = 20
 """Classes up to which every cell of a confusion matrix holds its count."""
 MOST_TICKS = 40
-DPI = 100
-PALETTE = 200
 
 
 def loss_picture(records: Sequence[RoundRecord], *, path: Path) -> None:
@@ -41,7 +31,7 @@ def loss_picture(records: Sequence[RoundRecord], *, path: Path) -> None:
     Up to 10 workers are named, up to 50 drawn; of more than that, the band that holds the middle
     80 % of them is drawn instead.
     """
-    figure = Figure(figsize=(8, 4.5), dpi=DPI, layout="constrained")
+    figure = canvas(8, 4.5)
     axes = figure.add_subplot()
     if records and "train_loss_p50" in records[0].metrics:
         _draw_band(axes, records)
@@ -60,7 +50,7 @@ def loss_picture(records: Sequence[RoundRecord], *, path: Path) -> None:
             axes.plot(
                 x, y, color=colour, linewidth=2.2, marker=marker, ms=4.5, label=label, zorder=4
             )
-    _dress(axes, title="Loss in each round" if records else "Loss: no round is finished yet")
+    dress(axes, title="Loss in each round" if records else "Loss: no round is finished yet")
     axes.set_xlabel("round")
     axes.set_ylabel("loss (mean over records)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
@@ -86,7 +76,7 @@ def loss_picture(records: Sequence[RoundRecord], *, path: Path) -> None:
             frameon=False,
             fontsize=9,
         )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _worker_curves(records: Sequence[RoundRecord]) -> Mapping[str, list[tuple[int, float]]]:
@@ -104,7 +94,7 @@ def _draw_workers(axes: Axes, workers: Mapping[str, list[tuple[int, float]]]) ->
     named = len(workers) <= MOST_NAMED
     for number, (worker, points) in enumerate(workers.items()):
         x, y = zip(*points, strict=True)
-        label = _plain(worker) if named else f"each of {len(workers)} workers" if not number else ""
+        label = plain(worker) if named else f"each of {len(workers)} workers" if not number else ""
         axes.plot(
             x,
             y,
@@ -145,7 +135,7 @@ def confusion_picture(
     totals = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(totals, 1)
     side = float(np.clip(2.2 + 0.42 * count, 4.2, 9.0))
-    figure = Figure(figsize=(side + 0.9, side), dpi=DPI, layout="constrained")
+    figure = canvas(side + 0.9, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="equal")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}")
@@ -155,19 +145,19 @@ def confusion_picture(
         _write_counts(axes, matrix, shares)
     every = -(-count // MOST_TICKS)
     shown = range(0, count, every)
-    names = [_plain(classes[i]) for i in shown]
+    names = [plain(classes[i]) for i in shown]
     longest = max((len(name) for name in names), default=0)
     axes.set_xticks(list(shown), names, rotation=45 if longest > 3 else 0,
                     ha="right" if longest > 3 else "center", rotation_mode="anchor")  # fmt: skip
     axes.set_yticks(list(shown), names)
     accuracy = float(np.trace(matrix)) / max(int(matrix.sum()), 1)
-    _dress(axes, title=f"{accuracy:.1%} of {matrix.sum():,} test records are right")
+    dress(axes, title=f"{accuracy:.1%} of {matrix.sum():,} test records are right")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _write_counts(axes: Axes, matrix: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
@@ -181,28 +171,3 @@ def _write_counts(axes: Axes, matrix: NDArray[np.int64], shares: NDArray[np.floa
             fontsize=9,
             color="white" if shares[row, column] > 0.55 else INK,
         )
-
-
-def _dress(axes: Axes, *, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
-    axes.tick_params(labelsize=9, colors=INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _plain(name: str) -> str:
-    """A name as it is: short enough, and not read as a formula."""
-    short = name if len(name) <= 18 else name[:17] + "…"
-    return short.replace("$", r"\$")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    canvas = FigureCanvasAgg(figure)  # draws in memory, whatever backend is configured
-    with warnings.catch_warnings():
-        # A class named in a script that the font lacks is drawn as boxes; no reason to complain.
-        warnings.filterwarnings("ignore", message="Glyph")
-        canvas.draw()  # type: ignore[no-untyped-call]
-    # A palette instead of true colour: a third of the bytes, and no eye sees a difference.
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    drawn = Image.fromarray(pixels).convert("RGB")
-    drawn.quantize(PALETTE).save(path, format="PNG", optimize=True)

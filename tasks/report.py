@@ -19,16 +19,21 @@ from prefect.client.schemas.filters import (
 )
 from prefect.runtime import flow_run
 
+from fedcore.label_counts import LabelCounts
 from fedcore.values import Description, RoundRecord
 
 __all__ = [
     "evaluation_table",
+    "labels_table",
     "link",
     "progress",
     "rounds_table",
     "start_progress",
     "workers_table",
 ]
+
+MOST_SIDE = 50
+"""Workers and classes up to which a table of labels can be read; the picture in MLflow has more."""
 
 
 def start_progress(*, done: int, rounds: int) -> UUID:
@@ -93,6 +98,21 @@ def workers_table(descriptions: Sequence[Description], records: Sequence[RoundRe
         "workers",
         [_worker_row(description, last, engines) for description in descriptions],
         description="What each worker lets be known of itself (disclosure open).",
+    )
+
+
+def labels_table(labels: LabelCounts | None) -> None:
+    """One row per worker, one column per class: how different the workers are."""
+    if labels is None or max(labels.counts.shape) > MOST_SIDE:
+        return
+    names = [f"class {name}" for name in labels.classes]
+    _table(
+        "labels",
+        [
+            {"worker": worker, **dict(zip(names, counts, strict=True))}
+            for worker, counts in zip(labels.workers, labels.counts.tolist(), strict=True)
+        ],
+        description="Training records of each class at each worker.",
     )
 
 

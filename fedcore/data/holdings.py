@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from fedcore.data.dataset import Dataset
@@ -35,6 +36,15 @@ class Holdings:
         rows = slice(int(self.starts[k]), int(self.starts[k] + self.sizes[k]))
         records = self.records
         return Dataset(records.features[rows], records.targets[rows], records.classes)
+
+    @property
+    def label_counts(self) -> Tensor | None:
+        """int64 [K, C], each worker's records per class; None without classes."""
+        labels, count = self.records.labels, len(self.records.classes)
+        if labels is None:
+            return None
+        cells = torch.arange(len(self)).repeat_interleave(self.sizes) * count + labels
+        return torch.bincount(cells, minlength=len(self) * count).reshape(len(self), count)
 
     @cached_property
     def fingerprint(self) -> str:

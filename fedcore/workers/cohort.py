@@ -17,6 +17,9 @@ from fedcore.workers.virtual import evaluated_on
 
 __all__ = ["CohortWorker"]
 
+MOST_TOLD = 1000
+"""Workers up to which each one's labels are told: nobody looks at those of more."""
+
 
 @dataclass(frozen=True)
 class CohortWorker:
@@ -67,6 +70,7 @@ class CohortWorker:
             labels=data.records.label_counts,
             fingerprint=data.fingerprint,
             workers=len(data),
+            members=_labels_of_each(data),
         )
 
     def send(self, brief: Ref) -> Ref:
@@ -134,3 +138,11 @@ class CohortWorker:
         begin, end = torch.searchsorted(brief.chosen, bounds).tolist()
         members: list[int] = (brief.chosen[begin:end] - self.first).tolist()
         return members
+
+
+def _labels_of_each(data: Holdings) -> dict[str, dict[str, int]]:
+    """Records per class by worker; empty without classes, and of too many workers."""
+    if len(data) > MOST_TOLD or (counts := data.label_counts) is None:
+        return {}
+    rows = zip(data.workers, counts.tolist(), strict=True)
+    return {worker: dict(zip(data.records.classes, row, strict=True)) for worker, row in rows}

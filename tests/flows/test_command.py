@@ -89,7 +89,7 @@ def test_the_run_has_models_pictures_settings_and_its_true_status(client, done):
     files = {f.path for f in client.list_artifacts(done.run_id)}
     assert {"settings.yaml", "workers.json", "rounds", "pictures"} <= files
     pictures = {f.path for f in client.list_artifacts(done.run_id, "pictures")}
-    assert pictures == {"pictures/loss.png", "pictures/confusion.png"}
+    assert pictures == {f"pictures/{name}.png" for name in ("loss", "confusion", "label_counts")}
     models = client.search_logged_models(
         [run.info.experiment_id], f"source_run_id = '{done.run_id}'"
     )

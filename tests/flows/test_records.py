@@ -62,7 +62,7 @@ def test_the_flow_run_is_completed_and_has_its_artifacts(flow_run, prefect_url, 
     of_flow = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}
     artifacts = ask(prefect_url, "/artifacts/filter", of_flow)
     newest = {a["key"]: a for a in sorted(artifacts, key=lambda a: a["created"])}
-    assert set(newest) == {"progress", "rounds", "workers", "mlflow-run"}
+    assert set(newest) == {"progress", "rounds", "workers", "labels", "mlflow-run"}
     assert newest["progress"]["data"] == 100
     rounds = json.loads(newest["rounds"]["data"])
     assert [row["round"] for row in rounds] == list(range(1, 11))
@@ -70,6 +70,10 @@ def test_the_flow_run_is_completed_and_has_its_artifacts(flow_run, prefect_url, 
     assert [(row["worker"], row["records"], row["labels"]) for row in workers] == [
         ("bob", 2, "0: 2"),
         ("alice", 2, "1: 2"),
+    ]
+    assert json.loads(newest["labels"]["data"]) == [
+        {"worker": "bob", "class 0": 2, "class 1": 0},
+        {"worker": "alice", "class 0": 0, "class 1": 2},
     ]
 
 

@@ -51,7 +51,7 @@ def test_workers_and_artifacts_of_digits(browser, up, digits) -> None:
     up.completed(digits["fedavg"])
     browser.open(f"{up.prefect}/runs/flow-run/{digits['fedavg']}")
     browser.press("Artifacts")
-    for key in ("progress", "rounds", "workers", "mlflow-run"):
+    for key in ("progress", "rounds", "workers", "labels", "mlflow-run"):
         cards = browser.until(lambda key=key: browser.all(heading(key)), key)
         assert len(cards) == 1
     browser.picture("flow-run-artifacts")
@@ -60,7 +60,7 @@ def test_workers_and_artifacts_of_digits(browser, up, digits) -> None:
     browser.see("r001-local_train-worker-01")
     browser.picture("flow-run-workers")
 
-    for key, cell in (("rounds", "test_accuracy"), ("workers", "worker-10")):
+    for key, cell in (("rounds", "test_accuracy"), ("workers", "worker-10"), ("labels", "class 9")):
         browser.press("Artifacts")
         browser.click(heading(key))
         browser.see(cell)
