@@ -1,8 +1,8 @@
 """Server optimisers: how the aggregated step moves the global model.
 
 A pair of pure functions. The step is the negative of a gradient (Reddi et al. 2021, algorithm 1):
-`apply(step, slots, weights) -> (weights, slots)`. Slots are float64, one for each floating-point
-tensor of the model, named after it (`m/layer.weight`); a checkpoint keeps them.
+`apply(step, slots, weights) -> (weights, slots)`. Slots are float64, for each parameter one, named
+after it (`m/layer.weight`); a checkpoint keeps them.
 
 Letters: w weights, step what the aggregator found, m its running mean, v that of its squares.
 """

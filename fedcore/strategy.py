@@ -70,7 +70,7 @@ class Strategy:
         """The state before the first round; `personal` are the tensors that never travel."""
         state = ServerState(round=0, model=model, personal=tuple(personal))
         shared = self.correction.start(state.travelling.parameters) if self.correction else {}
-        return replace(state, slots=self.server.init(state.travelling.averaged), shared=shared)
+        return replace(state, slots=self.server.init(state.travelling.parameters), shared=shared)
 
     @property
     def answer(self) -> Literal["rows", "sum"]:
@@ -162,7 +162,8 @@ class Strategy:
             steps: Params = layout.unflatten(step, dtype=torch.float64)
             if self.correction is not None:
                 shared, steps = self._corrected(state, total, start, steps, terms=terms)
-            moved, slots = self.server.apply(steps, slots, travelling)
+            moved, slots = self.server.apply(steps, slots, state.travelling.parameters)
+            moved |= self._statistics(state, total, step, terms=terms)
         if broken := not_finite(moved):
             raise Diverged(round=state.round + 1, tensors=broken)
         return replace(
@@ -194,6 +195,23 @@ class Strategy:
         context = Context(round, terms.seed, previous=state.aggregate, trusted=trusted)
         step = self.aggregator(total.rows.double() - start, each, context)
         return step * (each.sum() / divisor)
+
+    def _statistics(
+        self, state: ServerState, total: Total, step: Tensor, *, terms: Terms
+    ) -> dict[str, Tensor]:
+        """Float buffers: what the workers found, on average.
+
+        They are estimates and have no gradient. A step that is longer than the mean, or a server
+        optimiser that overshot, would make a variance negative.
+        """
+        model = state.travelling
+        weighting = self.weighting(self.plan(terms, round=state.round + 1))
+        each, divisor = weighting.each(total.contributions), weighting.total(total.contributions)
+        mean = Layout.of(model.averaged).unflatten(
+            step * (divisor / each.sum()), dtype=torch.float64
+        )
+        buffers = {n: b for n, b in model.averaged.items() if n not in model.parameters}
+        return sgd().apply(mean, {}, buffers)[0]
 
     def _corrected(
         self, state: ServerState, total: Total, start: Tensor, steps: Params, *, terms: Terms

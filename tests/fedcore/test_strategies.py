@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from fedcore.data import Dataset
 from fedcore.errors import Diverged
 from fedcore.models import blueprint
+from fedcore.servers import adam, momentum
 from fedcore.settings import TrainingConfig
 from fedcore.settings.strategies import StrategySettings
 from fedcore.strategies import (
@@ -29,6 +30,7 @@ from fedcore.strategies import (
     sequential,
     strategy_of,
 )
+from fedcore.strategy import Strategy
 from fedcore.terms import Terms
 from fedcore.totals import Total
 from fedcore.trees import Layout, same
@@ -142,6 +144,25 @@ class TestAverages:
     def test_nothing_to_average_is_refused(self, strategy):
         with pytest.raises(ValueError, match="sum to more than 0"):
             apply(strategy, state_of_two(strategy), total([1.0, 1.0, 1.0], weights=[0.0]))
+
+
+STATISTICS = {
+    "momentum": Strategy("ours", server=momentum()),
+    "adam": Strategy("ours", server=adam()),
+    "fairness": qfedavg(q=2.0),
+}
+
+
+@pytest.mark.parametrize("strategy", STATISTICS.values(), ids=STATISTICS)
+def test_statistics_are_averaged_and_not_optimised(strategy):
+    state = strategy.init(ModelState({"w": torch.zeros(1)}, {"variance": torch.tensor([1.0])}))
+    for _ in range(3):
+        # In the order of names: the variance that the worker found, then its weight.
+        state = apply(strategy, state, total([0.25, 1.0]))
+        state = state.finish({}, timestamp_ms=0, missing={})
+        assert state.model.buffers["variance"].item() == 0.25
+    assert not any("variance" in name for name in state.slots)
+    assert state.model.parameters["w"].item() != 1.0
 
 
 def sealed(*names, rows=None, sum=None, weight=1.0):
