@@ -33,9 +33,9 @@ def generate(source: Synthetic, *, seed: int) -> Table:
         x ~ N(v_k, diag(j^-1.2))                 y = argmax softmax(x W_k + b_k)
         N_k = min(50 + floor(lognormal(4, 2)), 10,000)
 
-    The authors' code takes alpha and beta for standard deviations; at the 0 and 1 of the paper's
-    experiments both readings agree. Each group has its own stream: more groups leave the first
-    ones as they were.
+    The authors' code takes alpha and beta for standard deviations. At 0 and 1 both readings agree;
+    what it calls Synthetic(0.5, 0.5) is alpha = beta = 0.25 here. It has no largest size. Each
+    group has its own stream: more groups leave the first ones as they were.
 
     Raises:
         DataError: so many groups that the records would not fit into memory.
