@@ -50,8 +50,6 @@ class _Mixing:
     def __call__(self, rows: Tensor, weights: Tensor, context: Context = NOTHING) -> Tensor:
         refuse_too_few(rows, least=self.least, rule="nearest_neighbour_mixing")
         count = len(rows) - self.faulty
-        # A row comes first in its own order, whatever duplicates of it there are.
-        distances = squared_distances(rows).fill_diagonal_(-1)
-        nearest = distances.argsort(dim=1, stable=True)[:, :count]
+        nearest = squared_distances(rows).argsort(dim=1, stable=True)[:, :count]
         shares = rows.new_zeros(len(rows), len(rows)).scatter_(1, nearest, 1 / count)
         return self.inner(shares @ rows, weights, context)

@@ -36,6 +36,7 @@ from fedcore.aggregators import (
     trimmed_mean,
     weighted_mean,
 )
+from fedcore.aggregators.aggregator import NOTHING
 from fedcore.byzantine import (
     Attack,
     a_little_is_enough,
@@ -98,7 +99,7 @@ class Informed:
     seed: int
     previous: Tensor | None = None
 
-    def __call__(self, rows: Tensor, weights: Tensor, context: Context) -> Tensor:
+    def __call__(self, rows: Tensor, weights: Tensor, context: Context = NOTHING) -> Tensor:
         own = rows[-1] if needs_trusted(self.aggregator) else None
         last = len(rows) if own is None else len(rows) - 1
         context = Context(context.round, self.seed, self.previous, own)

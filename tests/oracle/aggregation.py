@@ -140,10 +140,10 @@ def fltrust(rows: Rows, trusted: Row) -> Row:
 
 def mixed(rows: Rows, *, faulty: int) -> Rows:
     found = []
-    for i, row in enumerate(rows):
+    for row in rows:
         order = sorted(
             range(len(rows)),
-            key=lambda j: (j != i, squared_distance(row, rows[j]), j),
+            key=lambda j: (squared_distance(row, rows[j]), j),
         )
         found.append(mean([rows[j] for j in order[: len(rows) - faulty]]))
     return found

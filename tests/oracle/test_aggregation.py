@@ -115,10 +115,18 @@ def test_the_fast_forms_agree_with_the_loops(case):
 @given(cases(), st.sampled_from([0.0, 1e8]))
 def test_distances_keep_their_digits_beside_outliers_and_far_from_zero(case, shift):
     rows, _, _, _ = case
-    moved = [[v + shift for v in row] for row in rows]
-    found = squared_distances(torch.tensor(moved, dtype=torch.float64))
+    measured_well([[v + shift for v in row] for row in rows])
+
+
+def test_distances_keep_their_digits_in_a_cluster_within_a_cluster():
+    far, near = 1e10, 1e5
+    measured_well([[far + near], *([far + v] for v in (0.1, 0.3, 0.7, 1.9)), [-far]])
+
+
+def measured_well(rows):
+    found = squared_distances(torch.tensor(rows, dtype=torch.float64))
     assert torch.equal(found, found.T)
-    for i, left in enumerate(moved):
-        for j, right in enumerate(moved):
+    for i, left in enumerate(rows):
+        for j, right in enumerate(rows):
             wanted = loops.squared_distance(left, right)
             assert float(found[i, j]) == pytest.approx(wanted, rel=1e-8, abs=1e-20)
