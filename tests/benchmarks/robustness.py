@@ -4,7 +4,7 @@
 
 Ten workers learn the digits for 60 rounds; two of them, the last, attack in every round. Prints
 for equal and for unequal workers a table in markdown: test accuracy in percent, the mean over the
-last five rounds and over seeds. About six minutes on one core.
+last five rounds and over seeds. About seven minutes on one core.
 """
 
 import argparse

@@ -5,7 +5,7 @@ A part of what `python -m tests.benchmarks.robustness` measures for docs/robustn
 
 import pytest
 
-from tests.benchmarks.robustness import FLIPPED_LABELS, RULES, reached
+from tests.benchmarks.robustness import RULES, reached
 
 # Bulyan bears one of ten. Krum learns from one worker a round, FLTrust from as many records as the
 # coordinator has: they hold what they reach.
@@ -15,9 +15,10 @@ HOLDING = sorted(set(RULES) - {"weighted_mean", "bulyan, told 1", "krum", "fltru
 def test_a_mean_is_carried_away():
     assert reached("weighted_mean", "none", "iid") > 0.95
     assert reached("weighted_mean", "sign flip x 10", "iid") <= 0.2
+    assert reached("weighted_mean", "gaussian", "iid") < 0.93
 
 
-@pytest.mark.parametrize("attack", ["sign flip x 10", "ALIE 1.5", FLIPPED_LABELS])
+@pytest.mark.parametrize("attack", ["sign flip x 10", "gaussian"])
 @pytest.mark.parametrize("rule", HOLDING)
 def test_a_robust_rule_holds_among_equal_workers(rule, attack):
     assert reached(rule, attack, "iid") >= 0.95
