@@ -68,24 +68,28 @@ def admitted(
 def _fault(sealed: Sealed, ref: Ref, brief: Brief, layout: Layout, *, terms: Terms) -> str:
     """Why an answer is not one to this brief; empty if it is."""
     counted, described = sealed.contributions, terms.described.get(ref.owner)
-    held = sealed.rows if sealed.rows is not None else sealed.sums
+    answer = sealed.rows if sealed.rows is not None else sealed.sums
     parts = len(counted) if sealed.rows is not None else len(brief.weightings)
     if sealed.ticket != brief.ticket:
         return f"it answers round {sealed.ticket.round}, attempt {sealed.ticket.attempt}"
     others = [w for w in counted.workers if w != ref.owner and w in terms.described]
-    if described is None or len(counted) > described.workers or others:
-        return f"it speaks for {', '.join(others) or 'workers'} that it does not stand for"
-    if held is None or held.shape != (parts, layout.size):
-        given = None if held is None else list(held.shape)
+    if described is None or others:
+        return f"it speaks for {', '.join(others) or 'nobody'} that it does not stand for"
+    # Hosts of simulated workers share whoever is drawn: any of them may train any worker.
+    apart = described.workers == 1 and len(terms.described) == terms.workers
+    held = [described] if apart else list(terms.described.values())
+    workers, records = sum(d.workers for d in held), sum(d.records for d in held)
+    if len(counted) > workers:
+        return f"it speaks for {len(counted)} workers and stands for {workers}"
+    if answer is None or answer.shape != (parts, layout.size):
+        given = None if answer is None else list(answer.shape)
         return f"it must be [{parts}, {layout.size}], and is {given}"
     if not len(counted):
         return "it is empty"
     if not bool((counted.weights > 0).all()):
         return "its weight is not a positive number"
-    if float(counted.weights.sum()) > described.records:
-        return (
-            f"it claims {float(counted.weights.sum()):g} records and described {described.records}"
-        )
+    if (claimed := float(counted.weights.sum())) > records:
+        return f"it claims {claimed:g} records and described {records}"
     return ""
 
 

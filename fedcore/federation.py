@@ -75,17 +75,11 @@ def _workers(config: TrainingConfig, dealt: Dealt, *, stores: str, memories: str
             f"workers.hosts must be at most the number of workers, {count}; given: {hosts}; "
             "lower it."
         )
-    made: list[Worker] = []
-    first = 0
-    for number, held in enumerate(dealt.holdings(hosts), start=1):
-        id = f"host-{number:0{len(str(hosts))}d}"
-        engine = config.workers.engine
-        handle = CohortWorker.holding(
-            id, held, first=first, engine=engine, stores=stores, memories=memories
-        )
-        made.append(handle)
-        first += len(held)
-    return made
+    ids = [f"host-{number:0{len(str(hosts))}d}" for number in range(1, hosts + 1)]
+    sharing = CohortWorker.sharing(
+        ids, dealt.holdings, engine=config.workers.engine, stores=stores, memories=memories
+    )
+    return [*sharing]
 
 
 def pool(config: TrainingConfig, *, stores: str = LIVE, memories: str = LIVE) -> Federation:
@@ -120,6 +114,11 @@ def found_with(
     count = sum(worker.count for worker in workers)
     _check(config, descriptions, count=count)
     _check_enough(config, strategy, count=count)
+    if any(isinstance(worker, CohortWorker) and worker.roster != count for worker in workers):
+        raise Incompatible(
+            f"Hosts of simulated workers must share all workers of a training; given: {count} "
+            "workers, of which some are others; train them apart."
+        )
     if strategy.sequential and count > len(workers):
         raise Incompatible(
             f"A strategy that visits one worker after the other must have them apart; given: "

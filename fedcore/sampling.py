@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedcore.seeds import derive
 from fedcore.settings.training import Uniform
+from fedcore.shares import share
 from fedcore.terms import Terms
 from fedcore.values import ServerState
 from fedcore.workers.worker import Worker
@@ -25,11 +26,14 @@ def drawn(terms: Terms, *, round: int) -> Tensor | None:
 def choose(workers: Sequence[Worker], terms: Terms, state: ServerState) -> list[Worker]:
     """Whom to ask in the round after `state`, in the order of the roster.
 
-    A handle with several workers behind it is asked if one of them is drawn.
+    Fewer handles than workers are hosts, which share whoever is drawn: as many each, whoever they
+    are. One whose share is empty is not asked.
     """
     chosen = drawn(terms, round=state.round + 1)
     if chosen is None:
         return list(workers)
-    counts = torch.tensor([worker.count for worker in workers])
-    handles = torch.searchsorted(counts.cumsum(0), chosen, right=True)
-    return [workers[index] for index in sorted(set(handles.tolist()))]
+    if len(workers) == terms.workers:
+        return [workers[place] for place in chosen.tolist()]
+    hosts = len(workers)
+    shares = (share(len(chosen), host=host, hosts=hosts) for host in range(hosts))
+    return [worker for worker, own in zip(workers, shares, strict=True) if own]

@@ -190,10 +190,15 @@ class _Decoded:
                 content = read()
                 self.values[name] = decode(content, kind), len(content)
             value = self.values[name][0]
-            while sum(size for _, size in self.values.values()) > self.limit:
+            # The one that was just used stays, however large: it is wanted again in a round.
+            while len(self.values) > 1 and self._size > self.limit:
                 self.values.popitem(last=False)
         assert isinstance(value, kind), "a name stands for one value"
         return value
+
+    @property
+    def _size(self) -> int:
+        return sum(size for _, size in self.values.values())
 
 
 _RECORDS = (Dataset, Holdings)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,18 +57,15 @@ class Dealt:
         """The coordinator's own records, if it has any."""
         return self.records.take(self.held_out) if len(self.held_out) else None
 
-    def holdings(self, hosts: int) -> list[Holdings]:
-        """The workers spread evenly over hosts, in the order of the roster."""
-        names, parts = list(self.parts), list(self.parts.values())
-        cuts = [len(names) * host // hosts for host in range(hosts + 1)]
-        return [
-            Holdings(
-                tuple(names[first:end]),
-                torch.tensor([len(part) for part in parts[first:end]]),
-                self.records.take(np.concatenate(parts[first:end])),
-            )
-            for first, end in pairwise(cuts)
-        ]
+    @property
+    def holdings(self) -> Holdings:
+        """All workers' records in one place, in the order of the roster."""
+        parts = list(self.parts.values())
+        return Holdings(
+            tuple(self.parts),
+            torch.tensor([len(part) for part in parts]),
+            self.records.take(np.concatenate(parts)),
+        )
 
 
 def deal(data: DataSettings, workers: Workers, loss: Loss, *, seed: int) -> Dealt:

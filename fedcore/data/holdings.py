@@ -46,6 +46,18 @@ class Holdings:
         cells = torch.arange(len(self)).repeat_interleave(self.sizes) * count + labels
         return torch.bincount(cells, minlength=len(self) * count).reshape(len(self), count)
 
+    def part(self, workers: range) -> "Holdings":
+        """What these neighbours hold, as a view."""
+        held = slice(workers.start, workers.stop)
+        first = int(self.sizes[: workers.start].sum())
+        rows = slice(first, first + int(self.sizes[held].sum()))
+        records = self.records
+        return Holdings(
+            self.workers[held],
+            self.sizes[held],
+            Dataset(records.features[rows], records.targets[rows], records.classes),
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of who holds which records."""

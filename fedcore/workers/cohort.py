@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from fedcore.cohort import CohortUpdate, Engine, participate_together
 from fedcore.contributions import Contributions
 from fedcore.data.holdings import Holdings
 from fedcore.remembering import Remembered
+from fedcore.shares import share
 from fedcore.store import LIVE, fetch, put
 from fedcore.values import Brief, Description, Ref, Sealed, Ticket
 from fedcore.workers.custody import Custody
@@ -21,20 +20,29 @@ MOST_TOLD = 1000
 """Workers up to which each one's labels are told: nobody looks at those of more."""
 
 
+RECORDS = "simulated"
+"""The store of the records that all hosts read."""
+
+
 @dataclass(frozen=True)
 class CohortWorker:
     """Simulated workers whose records lie in one store: the same numbers as as many virtual ones.
 
     A round asks the handle once, however many workers it stands for; it answers with their sum
-    where the aggregator is linear, and with a row for each where it is not. `first` is the
-    position of its first worker in the roster of the federation.
+    where the aggregator is linear, and with a row for each where it is not.
+
+    The roster of `roster` workers may be shared by several `hosts`, of which this is number `host`,
+    from 0. All of them read the same records, so each trains an equal share of whoever is drawn
+    (`fedcore.sampling.choose`). Where everybody counts, as in an evaluation, a host stands for
+    `count` neighbours in the roster.
     """
 
     id: str
     store: str
     data: Ref
-    first: int
-    count: int
+    roster: int
+    host: int = 0
+    hosts: int = 1
     engine: Engine = "auto"
     memory: Memory = Memory(LIVE)
 
@@ -44,16 +52,40 @@ class CohortWorker:
         id: str,
         data: Holdings,
         *,
-        first: int = 0,
         engine: Engine = "auto",
         stores: str = LIVE,
         memories: str = LIVE,
     ) -> "CohortWorker":
-        """A handle for these workers: their records are put in its store, named after `stores`."""
-        url = f"{stores}{id}"
-        kept = put(url, f"data/{data.fingerprint}", data, owner=id)
-        memory = Memory(memories)
-        return cls(id, url, kept, first=first, count=len(data), engine=engine, memory=memory)
+        """A handle for all of these workers."""
+        (alone,) = cls.sharing([id], data, engine=engine, stores=stores, memories=memories)
+        return alone
+
+    @classmethod
+    def sharing(
+        cls,
+        ids: Sequence[str],
+        data: Holdings,
+        *,
+        engine: Engine = "auto",
+        stores: str = LIVE,
+        memories: str = LIVE,
+    ) -> list["CohortWorker"]:
+        """A handle of each name, for all of these workers between them.
+
+        The URLs of the store of the records and of each handle's own begin with `stores`, that of
+        what the workers remember with `memories`.
+        """
+        kept = put(f"{stores}{RECORDS}", f"data/{data.fingerprint}", data, owner=RECORDS)
+        memory, hosts = Memory(memories), len(ids)
+        return [
+            cls(id, f"{stores}{id}", kept, len(data), host, hosts, engine, memory)
+            for host, id in enumerate(ids)
+        ]
+
+    @property
+    def count(self) -> int:
+        """Workers that this host stands for."""
+        return len(self._range)
 
     @property
     def custody(self) -> Custody:
@@ -62,7 +94,7 @@ class CohortWorker:
 
     def describe(self) -> Description:
         """Counts, schema and fingerprint of all its workers' records together."""
-        data = fetch(self.data, Holdings)
+        data = self._own
         return Description(
             worker=self.id,
             records=len(data.records),
@@ -116,7 +148,7 @@ class CohortWorker:
             brief = self.custody.own(model, Brief, verb="evaluate")
 
             def work() -> Contributions:
-                data = fetch(self.data, Holdings)
+                data = self._own
                 own = self.memory.recall(brief, data.workers) or [Remembered()] * len(data)
                 found = [
                     evaluated_on(brief, own[k], data.of(k), worker=worker)
@@ -131,13 +163,22 @@ class CohortWorker:
         self.custody.forget(ticket)
 
     def _members(self, brief: Brief) -> Sequence[int]:
-        """Positions among its own workers of those that take part."""
+        """Positions in the roster of those whom it trains."""
         if brief.chosen is None:
-            return range(self.count)
-        bounds = torch.tensor([self.first, self.first + self.count])
-        begin, end = torch.searchsorted(brief.chosen, bounds).tolist()
-        members: list[int] = (brief.chosen[begin:end] - self.first).tolist()
-        return members
+            return self._range
+        drawn: list[int] = brief.chosen.tolist()
+        if self.hosts == self.roster:
+            return [worker for worker in drawn if worker == self.host]
+        own = share(len(drawn), host=self.host, hosts=self.hosts)
+        return drawn[own.start : own.stop]
+
+    @property
+    def _range(self) -> range:
+        return share(self.roster, host=self.host, hosts=self.hosts)
+
+    @property
+    def _own(self) -> Holdings:
+        return fetch(self.data, Holdings).part(self._range)
 
 
 def _labels_of_each(data: Holdings) -> dict[str, dict[str, int]]:

@@ -34,7 +34,11 @@ class Processes(Protocol):
 
 @dataclass(frozen=True)
 class Placed:
-    """The same worker elsewhere. Its store must be one that these processes can reach."""
+    """The same worker, whose computing is done elsewhere.
+
+    Its store must be one that these processes can reach. Any process can then serve any verb, so
+    only those that compute are worth a trip of some milliseconds.
+    """
 
     worker: Worker
     processes: Processes
@@ -54,16 +58,16 @@ class Placed:
         return self.worker.describe()
 
     def send(self, brief: Ref) -> Ref:
-        """Receive a brief."""
-        return self._there(self.worker.send, brief, verb="send")
+        """Receive a brief, here."""
+        return self.worker.send(brief)
 
     def train(self, model: Ref) -> Ref:
         """Train as the brief says."""
         return self._there(self.worker.train, model, verb="train")
 
     def fetch(self, update: Ref) -> Ref:
-        """Seal the update."""
-        return self._there(self.worker.fetch, update, verb="fetch")
+        """Seal the update, here."""
+        return self.worker.fetch(update)
 
     def evaluate(self, model: Ref) -> Ref:
         """Measure the model on the worker's records."""

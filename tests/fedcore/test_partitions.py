@@ -218,8 +218,7 @@ def test_feature_noise_is_the_same_for_whoever_holds_the_records() -> None:
     virtual = deal(DataSettings(), NOISY, CrossEntropy(), seed=3)
     others = SimulatedWorkers(count=4, partition=NOISY.partition)
     simulated = deal(DataSettings(), others, CrossEntropy(), seed=3)
-    hosts = simulated.holdings(2)
-    held = [hosts[0].of(0), hosts[0].of(1), hosts[1].of(0), hosts[1].of(1)]
+    held = [simulated.holdings.of(k) for k in range(4)]
     assert [own.fingerprint for own in virtual.workers.values()] == [h.fingerprint for h in held]
     pooled = torch.cat([own.features for own in virtual.workers.values()])
     assert sorted(pooled.tolist()) == sorted(virtual.pooled.features.tolist())

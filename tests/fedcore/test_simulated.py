@@ -4,15 +4,18 @@ import pytest
 import torch
 
 from fedcore.admission import admitted
+from fedcore.data import deal
 from fedcore.errors import Incompatible
-from fedcore.federation import found
+from fedcore.federation import found, found_with
 from fedcore.rounds import publish, reveal
 from fedcore.sampling import choose
 from fedcore.settings import parse
 from fedcore.simulation import simulate
 from fedcore.store import fetch
+from fedcore.strategies import fedavg
 from fedcore.trees import Layout
 from fedcore.values import Contributions, Sealed
+from fedcore.workers import CohortWorker, VirtualWorker
 
 BASE = {
     "rounds": 3,
@@ -31,7 +34,7 @@ def flat(model):
     return Layout.of(model.averaged).flatten(model.averaged)
 
 
-@pytest.mark.parametrize("hosts", [1, 3])
+@pytest.mark.parametrize("hosts", [1, 3, 10, 24])
 @pytest.mark.parametrize("sampling", [{"kind": "all"}, {"kind": "uniform", "count": 7}])
 @pytest.mark.parametrize("strategy", ["fedavg", "fedsgd", "fedprox"])
 def test_simulated_workers_train_as_virtual_ones_do(hosts, sampling, strategy):
@@ -58,7 +61,26 @@ def test_the_same_settings_give_the_same_bits():
     assert one == two
 
 
-def test_a_host_is_asked_only_when_one_of_its_workers_is_drawn():
+@pytest.mark.parametrize(("hosts", "shares"), [(1, [7]), (2, [3, 4]), (3, [2, 2, 3]), (9, [1] * 7)])
+def test_hosts_share_those_drawn_evenly_and_one_without_a_share_is_not_asked(hosts, shares):
+    made = config("simulated", workers={"hosts": hosts}, sampling={"kind": "uniform", "count": 7})
+    federation = found(made).named("shared", attempt=1)
+    brief = federation.strategy.brief(federation.start, federation.terms)
+    asked = choose(federation.workers, federation.terms, federation.start)
+    ref = publish(brief, terms=federation.terms, wave="x")
+    told = [
+        fetch(host.fetch(host.train(host.send(ref))), Sealed).contributions.workers
+        for host in asked
+    ]
+    for host in asked:
+        host.forget(brief.ticket)
+    assert [len(workers) for workers in told] == shares
+    names = list(deal(made.data, made.workers, made.model.loss, seed=made.seed).parts)
+    drawn = [names[place] for place in brief.chosen.tolist()]
+    assert [name for workers in told for name in workers] == drawn
+
+
+def test_a_host_of_one_worker_is_asked_when_it_is_drawn():
     made = config("simulated", workers={"hosts": 24}, sampling={"kind": "uniform", "count": 2})
     federation = found(made)
     asked = [worker.id for worker in choose(federation.workers, federation.terms, federation.start)]
@@ -105,8 +127,10 @@ def test_a_host_describes_all_its_workers_together():
     assert federation.terms.workers == 24
 
 
-def test_a_host_evaluates_on_all_its_workers_records():
-    made, virtual = found(config("simulated")), found(config("virtual"))
+@pytest.mark.parametrize("hosts", [1, 5])
+def test_hosts_evaluate_on_every_workers_records_once(hosts):
+    made = found(config("simulated", workers={"hosts": hosts}))
+    virtual = found(config("virtual"))
     sums = []
     for federation in (made, virtual):
         federation = federation.named("measured", attempt=1)
@@ -134,6 +158,16 @@ def test_a_host_evaluates_on_all_its_workers_records():
 def test_what_does_not_go_with_simulated_workers_is_refused(changes, message):
     with pytest.raises(Incompatible, match=message):
         found(config("simulated", **changes))
+
+
+def test_hosts_that_do_not_share_all_workers_of_a_training_are_refused():
+    made = config("simulated")
+    dealt = deal(made.data, made.workers, made.model.loss, seed=made.seed)
+    one, two = CohortWorker.sharing(["one", "two"], dealt.holdings)
+    bob = VirtualWorker.holding("bob", dealt.test)
+    for workers in ([one], [one, two, bob]):
+        with pytest.raises(Incompatible, match=r"must share all workers.*train them apart"):
+            found_with(made, workers, fedavg(), sample=dealt.sample)
 
 
 def test_quantiles_of_the_workers_losses_are_told_of_more_than_fifty():
