@@ -162,7 +162,7 @@ class SimulatedWorkers(Settings):
     count: int = Field(1000, ge=1, le=10_000_000)
     """How many. A partition by column makes one for each value."""
     hosts: int = Field(1, ge=1, le=1000)
-    """Handles that they are spread over; each is asked once a round, all at the same time."""
+    """Handles that share whoever is drawn; each is asked once a round, all at the same time."""
     partition: Partition = Iid()
     """How the records are dealt out."""
     engine: Engine = "auto"
