@@ -11,7 +11,7 @@ from deployments.display import displayed
 from deployments.prefect_api import prefect_api
 from fedcore.checkpoint import RunFolder, home
 from fedcore.settings import TrainingConfig
-from fedcore.settings.training import Uniform
+from fedcore.settings.participation import All
 from fedcore.values import RoundRecord
 
 __all__ = ["run_training"]
@@ -79,7 +79,7 @@ def _say_what_was_learnt(
     last = records[-1]
     number = round(last.metrics["workers_arrived"])
     whom = "one worker" if number == 1 else f"{number:,} workers"
-    each = " in each" if isinstance(settings.sampling, Uniform) else ""
+    each = "" if isinstance(settings.sampling, All) else " in each"
     print(f"\nLearnt {settings.name} in {last.round} rounds from {whom}{each}.")
     accuracy = {
         r.round: r.metrics["test_accuracy"] for r in records if "test_accuracy" in r.metrics

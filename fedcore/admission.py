@@ -31,13 +31,14 @@ class Admitted:
 def admitted(
     refs: Sequence[Ref],
     brief: Brief,
-    *,
     terms: Terms,
+    *,
+    asked: int,
     missing: Mapping[str, str],
     least: int = 1,
 ) -> Admitted:
-    """Check what arrived; `missing` are the workers that did not answer at all, `least` how many
-    the aggregator needs.
+    """Check what arrived of so many handles asked; `missing` are those that did not answer at all,
+    `least` is how many workers the aggregator needs.
 
     Raises:
         QuorumNotMet: too few are left.
@@ -61,7 +62,8 @@ def admitted(
         else:
             found.sealed.append(sealed)
             found.refs.append(ref)
-    _suffice(found, broken, brief, terms=terms, missing=missing, least=least)
+    quorum = terms.needed(asked)
+    _suffice(found, broken, brief, quorum=quorum, missing=missing, least=least)
     return found
 
 
@@ -126,12 +128,10 @@ def _suffice(
     broken: set[str],
     brief: Brief,
     *,
-    terms: Terms,
+    quorum: int,
     missing: Mapping[str, str],
     least: int,
 ) -> None:
-    asked = len(found.sealed) + len(found.refused) + len(missing)
-    quorum = min(terms.quorum or asked, asked)
     counted = sum(len(sealed.contributions) for sealed in found.sealed)
     if len(found.sealed) >= quorum and counted >= least:
         return

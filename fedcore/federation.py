@@ -5,18 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from fedcore.data.dataset import Dataset
 from fedcore.data.dealing import Dealt, deal
+from fedcore.data.holdings import Holdings
 from fedcore.errors import ConfigError, Incompatible
 from fedcore.initial import initial_state
 from fedcore.models import blueprint, build, check_fit
 from fedcore.personal import kept_at_workers
+from fedcore.roster import Roster
 from fedcore.settings import TrainingConfig
 from fedcore.settings.aggregators import FLTrust
+from fedcore.settings.participation import All, RealClock
 from fedcore.settings.strategies import Averaging, StrategySettings
-from fedcore.settings.training import All, SimulatedWorkers, Uniform
-from fedcore.store import LIVE, put
+from fedcore.settings.training import SimulatedWorkers
+from fedcore.store import LIVE, fetch, put
 from fedcore.strategies import centralised, strategy_of
 from fedcore.strategy import Strategy
 from fedcore.terms import Terms
@@ -132,11 +136,28 @@ def found_with(
         own, test = _apart(test, config.strategy)
         root = put(store, "root", own, owner="coordinator")
     kept = None if test is None else put(store, "test", test, owner="coordinator")
-    terms = Terms.of(config, store=store, descriptions=descriptions, blueprint=plan, test=kept)
+    terms = Terms.of(
+        config,
+        store=store,
+        descriptions=descriptions,
+        roster=_roster(workers, descriptions),
+        blueprint=plan,
+        test=kept,
+    )
     terms = replace(terms, root=root)
     personal = kept_at_workers(strategy.exchange, build(plan))
     start = strategy.init(initial_state(plan, seed=config.seed), personal=personal)
     return Federation(config, strategy, list(workers), descriptions, terms, start, test)
+
+
+def _roster(workers: Sequence[Worker], descriptions: Sequence[Description]) -> Roster:
+    """Who stands behind the handles; hosts of simulated workers share one roster."""
+    first = workers[0]
+    if isinstance(first, CohortWorker):
+        held = fetch(first.data, Holdings)
+        return Roster(held.workers, held.sizes.double())
+    records = torch.tensor([d.records for d in descriptions], dtype=torch.float64)
+    return Roster(tuple(worker.id for worker in workers), records)
 
 
 def _apart(test: Dataset | None, settings: StrategySettings) -> tuple[Dataset, Dataset]:
@@ -156,7 +177,7 @@ def _apart(test: Dataset | None, settings: StrategySettings) -> tuple[Dataset, D
 
 
 def _check_enough(config: TrainingConfig, strategy: Strategy, *, count: int) -> None:
-    asked = config.sampling.count if isinstance(config.sampling, Uniform) else count
+    asked = getattr(config.sampling, "count", count)
     if asked < strategy.least:
         raise Incompatible(
             f"The aggregator must have at least {strategy.least} workers in a round; given: "
@@ -181,7 +202,7 @@ def _check(config: TrainingConfig, descriptions: Sequence[Description], *, count
         raise ConfigError(
             f"Workers must have features of one shape; given: {sorted(inputs)}; align their data."
         )
-    asked = config.sampling.count if isinstance(config.sampling, Uniform) else count
+    asked = getattr(config.sampling, "count", count)
     if asked > count:
         raise Incompatible(
             f"sampling.count must be at most the number of workers, {count}; given: {asked}; "
@@ -191,6 +212,17 @@ def _check(config: TrainingConfig, descriptions: Sequence[Description], *, count
         raise Incompatible(
             f"terms.quorum must be 0 for simulated workers, which answer host by host; given: "
             f"{config.terms.quorum}; leave it out."
+        )
+    drawn = getattr(config.sampling, "candidates", asked)
+    if drawn < asked:
+        raise ConfigError(
+            f"sampling.candidates must be at least sampling.count, {asked}; given: {drawn}; raise "
+            "it."
+        )
+    if config.terms.spare and count > len(ids) and isinstance(config.clock, RealClock):
+        raise Incompatible(
+            f"terms.spare must be 0 for simulated workers, which all answer at once; given: "
+            f"{config.terms.spare}; leave it out, or give them a clock."
         )
     if config.terms.quorum > asked:
         raise Incompatible(

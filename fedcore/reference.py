@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedcore.data.dataset import Dataset
 from fedcore.seeds import derive
 from fedcore.settings import TrainingConfig
+from fedcore.settings.participation import Uniform
 from fedcore.settings.strategies import Fedprox, Fedsgd, Sequential
 from fedcore.settings.training import (
     Adam,
@@ -23,7 +24,6 @@ from fedcore.settings.training import (
     Exponential,
     Momentum,
     StepDecay,
-    Uniform,
 )
 
 __all__ = ["Reference", "reference_training"]

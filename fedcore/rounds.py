@@ -11,6 +11,7 @@ from fedcore.data.dataset import Dataset
 from fedcore.initial import load_into
 from fedcore.local import module_for, train_locally
 from fedcore.metrics import evaluate
+from fedcore.selection import attended, select
 from fedcore.store import fetch, put
 from fedcore.strategy import Strategy
 from fedcore.terms import Terms
@@ -91,7 +92,14 @@ def measured(
         "bytes_up": float(row_bytes * len(state.counted)),
     }
     now = time.time_ns() // 1_000_000
-    return state.finish(metrics, timestamp_ms=now, missing=missing, engines=engines)
+    if terms.clock is not None:
+        selection = select(terms, state)
+        metrics["workers_late"] = float(len(selection.late))
+        metrics["clock_seconds"] = state.attendance.seconds + selection.seconds
+    attendance = attended(terms, state, missing)
+    return state.finish(
+        metrics, timestamp_ms=now, missing=missing, engines=engines, attendance=attendance
+    )
 
 
 def _quantiles(counted: Contributions) -> dict[str, float]:

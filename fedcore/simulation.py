@@ -3,16 +3,18 @@
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from fedcore.admission import admitted
 from fedcore.data.dataset import Dataset
 from fedcore.federation import Federation, found, found_with
 from fedcore.rounds import measured, publish, reveal, tested, trusted
-from fedcore.sampling import choose
+from fedcore.selection import choose
 from fedcore.settings import TrainingConfig
+from fedcore.stopping import why_stop
 from fedcore.store import fetch, open_store
 from fedcore.strategies import strategy_of
-from fedcore.values import ServerState
+from fedcore.values import Contributions, RoundRecord, ServerState
 from fedcore.workers import VirtualWorker
 
 __all__ = ["rounds", "simulate"]
@@ -51,9 +53,11 @@ def _alone(federation: Federation) -> Iterator[ServerState]:
 
 def rounds(federation: Federation) -> Iterator[ServerState]:
     """The state after every round of a federation that is ready to begin."""
-    state = federation.start
-    while state.round < federation.terms.rounds:
+    state, records = federation.start, list[RoundRecord]()
+    while state.round < federation.terms.rounds and not why_stop(federation.config.stop, records):
         state = _round(federation, state)
+        assert state.record is not None, "a finished round has its record"
+        records.append(replace(state.record, contributions=Contributions()))
         yield state
 
 
@@ -67,7 +71,7 @@ def _round(federation: Federation, state: ServerState) -> ServerState:
         brief = strategy.brief(state, terms)
         sent = publish(brief, terms=terms, wave=wave[0].id)
         sealed = [worker.fetch(worker.train(worker.send(sent))) for worker in wave]
-        arrived = admitted(sealed, brief, terms=terms, missing={}, least=strategy.least)
+        arrived = admitted(sealed, brief, terms, asked=len(wave), missing={}, least=strategy.least)
         total = reveal(arrived, brief)
         own = trusted(strategy, brief, terms)
         state = strategy.apply(state, total, terms=terms, trusted=own)

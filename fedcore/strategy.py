@@ -24,8 +24,8 @@ from fedcore.errors import Diverged
 from fedcore.personal import Everything, Exchange
 from fedcore.remembering import Remembering
 from fedcore.rules import Plain, Rule
-from fedcore.sampling import drawn
 from fedcore.schedules import learning_rate
+from fedcore.selection import select
 from fedcore.servers import ServerOptimiser, sgd
 from fedcore.settings.training import LocalSettings, Sgd
 from fedcore.terms import Terms
@@ -108,7 +108,7 @@ class Strategy:
             plan=self.plan(terms, round=round),
             answer=self.answer,
             weightings=self.weightings(terms, round=round),
-            chosen=drawn(terms, round=round),
+            chosen=select(terms, state).places,
             remembering=self._remembering(state),
             personal=Personal(self.anchor) if apart else None,
             recall=state.recall,

@@ -28,6 +28,7 @@ from fedcore.trees import Params, digest, same
 from fedcore.weightings import ByRecords, Weighting
 
 __all__ = [
+    "Attendance",
     "Brief",
     "Contribution",
     "Contributions",
@@ -240,6 +241,20 @@ class RoundRecord:
     """Of each host of simulated workers, how it trained them."""
 
 
+@dataclass(frozen=True)
+class Attendance:
+    """Who took part and who did not, as far as later rounds go by it."""
+
+    seconds: float = 0.0
+    """Since the start, by the simulated clock."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """How often in a row each worker failed."""
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    """Until the end of which round a worker is left out."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Each worker's last train loss, where the sampling goes by it."""
+
+
 @dataclass(frozen=True, eq=False)
 class ServerState:
     """Everything that the next round needs: `load(save(state)) == state`, bit for bit."""
@@ -259,14 +274,16 @@ class ServerState:
     """[P] float64, the last round's aggregate, where the aggregator starts from it."""
     personal: tuple[str, ...] = ()
     """Names of the tensors that never travel; `model` has them as they were at the start."""
+    attendance: Attendance = Attendance()
     recall: Mapping[str, int] = field(default_factory=dict)
     """The round that each worker last counted in, where workers remember what they learnt then."""
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, ServerState)
-            and (self.round, self.counted, self.record, self.personal, self.recall)
-            == (other.round, other.counted, other.record, other.personal, other.recall)
+            and (self.round, self.counted, self.record, self.personal)
+            == (other.round, other.counted, other.record, other.personal)
+            and (self.attendance, self.recall) == (other.attendance, other.recall)
             and self.model == other.model
             and same(self.slots, other.slots)
             and same(self.shared, other.shared)
@@ -287,13 +304,17 @@ class ServerState:
         timestamp_ms: int,
         missing: Mapping[str, str],
         engines: Mapping[str, str] | None = None,
+        attendance: Attendance | None = None,
     ) -> "ServerState":
         """The state after the round that is going on: its record is complete."""
         round = self.round + 1
         record = RoundRecord(
             round, timestamp_ms, dict(metrics), self.counted, dict(missing), dict(engines or {})
         )
-        return replace(self, round=round, counted=Contributions(), record=record)
+        attendance = attendance or self.attendance
+        return replace(
+            self, round=round, counted=Contributions(), record=record, attendance=attendance
+        )
 
 
 def _tree(tensor: Tensor | None) -> Params:

@@ -56,7 +56,7 @@ def evaluate_model(run: str = "latest", round: int | None = None) -> Evaluation:
     there = answered(federation.workers, sent, terms=terms)
     measured = evaluate_at.map(there.workers, there.refs)
     back = answered(there.workers, measured, terms=terms)
-    arrived = survivors(there, back, terms=terms, round=state.round)
+    arrived = survivors(there, back, terms=terms, asked=len(federation.workers), round=state.round)
     workers = evaluated(arrived.refs, terms.blueprint)
     report.evaluation_table(central, workers)
     return Evaluation(run_id=trained.id, round=state.round, central=central, workers=workers)

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 
 from prefect import unmapped
 
-from fedcore.admission import admitted
 from fedcore.rounds import measured, publish, reveal
-from fedcore.sampling import choose
+from fedcore.selection import choose, enough, substitutes
 from fedcore.strategy import Strategy
 from fedcore.terms import Terms
 from fedcore.values import ServerState
 from fedcore.workers import Worker
-from tasks.gather import answered, survivors
+from tasks.gather import answered, counted
 from tasks.record import Recorder, record
 from tasks.verbs import aggregate, evaluate, verbs
 
@@ -29,12 +28,10 @@ def federated_round(
     """The state after one round, committed.
 
     Raises:
-        QuorumNotMet, Diverged: too few workers answered, or the model would not be finite. Either
-            way `state` is what the next attempt starts from.
+        QuorumNotMet, Diverged: `state` is what the next attempt starts from.
     """
     began, round = time.perf_counter(), state.round + 1
-    missing: dict[str, str] = {}
-    engines: dict[str, str] = {}
+    missing, engines = dict[str, str](), dict[str, str]()
     send_model, local_train, fetch_update, _ = verbs(terms)
     chosen = choose(workers, terms, state)  # deterministic in (seed, round)
     for wave in strategy.waves(chosen):  # one wave of all; `sequential`: waves of one
@@ -42,18 +39,20 @@ def federated_round(
         model = publish(brief, terms=terms, wave=wave[0].id)
         sent = send_model.map(wave, unmapped(model))  # the model now lives at the worker
         there = answered(wave, sent, terms=terms)
+        others = substitutes(workers, terms, state, lost=len(there.missing))
+        if others:  # for those that cannot be reached
+            there += answered(others, send_model.map(others, unmapped(model)), terms=terms)
         trained = local_train.map(there.workers, there.refs)  # the update stays at the worker
-        done = answered(there.workers, trained, terms=terms)
+        done = answered(there.workers, trained, terms=terms, enough=enough(terms, len(wave)))
         sealed = fetch_update.map(done.workers, done.refs)  # what its disclosure lets out
         back = answered(done.workers, sealed, terms=terms)
-        came = survivors(there, done, back, terms=terms, round=round)
-        counts = admitted(came.refs, brief, terms=terms, missing=came.missing, least=strategy.least)
-        total = reveal(counts, brief)  # what the coordinator learns
+        came = counted(there, done, back, by=strategy, brief=brief, terms=terms, asked=len(wave))
+        total = reveal(came, brief)  # what the coordinator learns
         state = aggregate(strategy, state, total, terms=terms)
-        missing |= came.missing | counts.refused
+        missing |= came.refused
         engines |= total.engines
     tests = evaluate(state, terms=terms, round=round)
-    seconds = time.perf_counter() - began
-    state = measured(state, tests, terms=terms, seconds=seconds, missing=missing, engines=engines)
+    took = time.perf_counter() - began
+    state = measured(state, tests, terms=terms, seconds=took, missing=missing, engines=engines)
     record(run, state)  # checkpoint first, then MLflow and artifacts
     return state

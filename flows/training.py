@@ -1,7 +1,9 @@
 """A whole training: open or resume a run, go through its rounds, close it with its true status."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -9,12 +11,14 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from fedcore.checkpoint import RunFolder
-from fedcore.errors import ConfigError, UnknownRun
+from fedcore.errors import ConfigError, QuorumNotMet, UnknownRun
 from fedcore.federation import CENTRALISED, Federation, found, pool
 from fedcore.label_counts import label_counts
+from fedcore.selection import attended
 from fedcore.settings import TrainingConfig
+from fedcore.stopping import why_stop
 from fedcore.store import LIVE, open_store
-from fedcore.values import RoundRecord
+from fedcore.values import RoundRecord, ServerState
 from flows.backend import check_backend, opened
 from flows.round import federated_round
 from tasks import report, tracking
@@ -60,17 +64,51 @@ def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
         recorder, federation = stack.enter_context(
             _opened(config, federation, kind=kind, earlier=earlier)
         )
-        strategy, workers, terms = federation.strategy, federation.workers, federation.terms
         state = recorder.folder.latest() or federation.start
-        while state.round < config.rounds:
-            state = federated_round(recorder, state, strategy, workers, terms)
+        while not (ended := _ended(config, recorder, state)):
+            state = _round(recorder, state, federation, repeats=config.terms.repeats)
+        if state.round < config.rounds:
+            logger.info("ends after round %s: %s", state.round, ended)
+        close(recorder, federation, state)
+    return _outcome(recorder.run.id, recorder.folder)
+
+
+def _ended(config: TrainingConfig, recorder: Recorder, state: ServerState) -> str:
+    """Why the training ends here; empty: it goes on."""
+    if state.round >= config.rounds:
+        return "that was the last"
+    return why_stop(config.stop, recorder.records)
+
+
+def _round(
+    recorder: Recorder, state: ServerState, federation: Federation, *, repeats: int
+) -> ServerState:
+    """The next round, which is repeated when too few workers answered.
+
+    Raises:
+        QuorumNotMet: in the last repeat as well.
+        Diverged: the model would not be finite, which no repeat mends.
+    """
+    strategy, workers, terms = federation.strategy, federation.workers, federation.terms
+    for repeat in range(repeats + 1):
+        # Every start of a round is an attempt of its own, those of an earlier process too.
+        attempt = (terms.attempt - 1) * (repeats + 1) + repeat + 1
+        now = replace(terms, attempt=attempt)
+        try:
+            return federated_round(recorder, state, strategy, workers, now)
+        except QuorumNotMet as error:
+            if repeat == repeats:
+                raise
+            logger.warning("%s Repeating it, %s of %s.", error, repeat + 1, repeats)
+            state = replace(state, attendance=attended(now, state, error.missing))
+            time.sleep(min(terms.backoff_s * 2**repeat, 30.0))
+        finally:
             for worker in workers:
-                worker.forget(terms.ticket(state.round))
+                worker.forget(now.ticket(state.round + 1))
             for store in (terms.store, terms.outbox):
                 open_store(store).drop(f"{terms.run}/")
             forget_task_runs()
-        close(recorder, federation, state)
-    return _outcome(recorder.run.id, recorder.folder)
+    raise AssertionError("the last repeat returns or raises")
 
 
 def check(config: TrainingConfig | None, *, kind: Kind, resume: str | None) -> TrainingConfig:

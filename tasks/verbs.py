@@ -85,13 +85,13 @@ class Verbs(NamedTuple):
 
 def verbs(terms: Terms) -> Verbs:
     """The verbs, retried as often as the terms say, waiting twice as long each time."""
-    return _retried(terms.retries)
+    return _retried(terms.retries, terms.backoff_s)
 
 
 @lru_cache
-def _retried(retries: int) -> Verbs:
+def _retried(retries: int, backoff: float) -> Verbs:
     # Kept, because making tasks costs more than running one.
-    waits = [min(0.5 * 2**retry, 30.0) for retry in range(retries)]
+    waits = [min(backoff * 2**retry, 30.0) for retry in range(retries)]
     return Verbs(
         *(
             verb.with_options(retries=retries, retry_delay_seconds=waits or 0)

@@ -7,12 +7,11 @@ from fedcore.settings.choice import Settings
 from fedcore.settings.data import DataSettings, Partition, Source
 from fedcore.settings.loading import configured, explain, parse, read, replace
 from fedcore.settings.model import Initial, Loss, Metric, Model
+from fedcore.settings.participation import Sampling, StopSettings, TermsSettings
 from fedcore.settings.strategies import StrategySettings
 from fedcore.settings.training import (
     LocalSettings,
-    Sampling,
     SimulatedWorkers,
-    TermsSettings,
     TrainingConfig,
     VirtualWorkers,
 )
@@ -29,6 +28,7 @@ __all__ = [
     "Settings",
     "SimulatedWorkers",
     "Source",
+    "StopSettings",
     "StrategySettings",
     "TermsSettings",
     "TrainingConfig",

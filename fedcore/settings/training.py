@@ -8,11 +8,18 @@ from fedcore.settings.backend import Backend, Threads
 from fedcore.settings.choice import Settings, by_kind
 from fedcore.settings.data import ByColumn, DataSettings, Dirichlet, Iid, Partition
 from fedcore.settings.model import Mlp, Model
+from fedcore.settings.participation import (
+    All,
+    Clock,
+    RealClock,
+    Sampling,
+    StopSettings,
+    TermsSettings,
+)
 from fedcore.settings.strategies import Fedavg, StrategySettings
 
 __all__ = [
     "Adam",
-    "All",
     "Constant",
     "Cosine",
     "Engine",
@@ -20,14 +27,11 @@ __all__ = [
     "LocalSettings",
     "Momentum",
     "Optimiser",
-    "Sampling",
     "Schedule",
     "Sgd",
     "SimulatedWorkers",
     "StepDecay",
-    "TermsSettings",
     "TrainingConfig",
-    "Uniform",
     "VirtualWorkers",
     "Workers",
 ]
@@ -182,34 +186,6 @@ def _numbered(count: int) -> list[str]:
 Workers = Annotated[VirtualWorkers | SimulatedWorkers, by_kind(VirtualWorkers, SimulatedWorkers)]
 
 
-class All(Settings):
-    """Every worker in every round."""
-
-    kind: Literal["all"] = "all"
-
-
-class Uniform(Settings):
-    """So many workers, drawn anew for every round."""
-
-    kind: Literal["uniform"] = "uniform"
-    count: int = Field(5, ge=1)
-    """Workers in a round."""
-
-
-Sampling = Annotated[All | Uniform, by_kind(All, Uniform)]
-
-
-class TermsSettings(Settings):
-    """When a round counts."""
-
-    quorum: int = Field(0, ge=0)
-    """Fewest workers that must answer; 0: all that were asked."""
-    deadline: float = Field(600, ge=0.1, le=604_800)
-    """Seconds that a worker may take for a verb (send, train, fetch) before the round goes on."""
-    retries: int = Field(2, ge=0, le=20)
-    """How often an unreachable or late worker is asked again within the round."""
-
-
 class TrainingConfig(Settings):
     """One training: what is learnt, from whose data, and how."""
 
@@ -239,6 +215,10 @@ class TrainingConfig(Settings):
     """What leaves a worker. open: its update in the clear, from which its data can be inferred."""
     backend: Backend = Threads()
     """Where the workers' verbs run."""
+    clock: Clock = RealClock()
+    """A simulated clock is for the study of slow and absent workers."""
+    stop: StopSettings = StopSettings()
+    """When to end before the last round."""
 
     @property
     def experiment_name(self) -> str:

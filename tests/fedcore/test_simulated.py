@@ -8,7 +8,7 @@ from fedcore.data import deal
 from fedcore.errors import Incompatible
 from fedcore.federation import found, found_with
 from fedcore.rounds import publish, reveal
-from fedcore.sampling import choose
+from fedcore.selection import choose
 from fedcore.settings import parse
 from fedcore.simulation import simulate
 from fedcore.store import fetch
@@ -110,7 +110,7 @@ def test_a_host_answers_with_what_the_aggregator_needs(answer):
         assert sealed.rows is None
         assert sealed.sums.shape == (1, size)
     asked = replace(brief, answer=answer)
-    total = reveal(admitted([update], asked, terms=federation.terms, missing={}), asked)
+    total = reveal(admitted([update], asked, federation.terms, asked=1, missing={}), asked)
     assert len(total.contributions) == 24
     host.forget(brief.ticket)
 

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from fedcore.data import Dataset
 from fedcore.errors import Diverged
 from fedcore.models import blueprint
+from fedcore.roster import Roster
 from fedcore.servers import adam, momentum
 from fedcore.settings import TrainingConfig
 from fedcore.settings.strategies import StrategySettings
@@ -62,6 +63,7 @@ TERMS = Terms.of(
     _CONFIG,
     store="live:test",
     descriptions=[Description(f"w{i}", 10, (2,), {}, "") for i in range(4)],
+    roster=Roster(tuple(f"w{i}" for i in range(4)), torch.full((4,), 10.0, dtype=torch.float64)),
     blueprint=blueprint(_CONFIG.model, _SAMPLE),
     test=None,
 )

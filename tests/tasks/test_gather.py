@@ -9,6 +9,7 @@ from prefect import flow
 from deployments.prefect_settings import apply_client_defaults
 from fedcore.errors import QuorumNotMet, WorkerRefused, WorkerUnreachable
 from fedcore.federation import found
+from fedcore.selection import SPARED, enough
 from fedcore.settings import parse
 from fedcore.values import Ref
 from flows.backend import threads
@@ -60,7 +61,8 @@ def ask(prefect_url, monkeypatch):
             from prefect import unmapped
 
             sent = verbs(agreed).send_model.map(workers, unmapped(ref))
-            return survivors(answered(workers, sent, terms=agreed), terms=agreed, round=1)
+            came = answered(workers, sent, terms=agreed, enough=enough(agreed, len(workers)))
+            return survivors(came, terms=agreed, asked=len(workers), round=1)
 
         with temporary_settings({PREFECT_API_URL: prefect_url}):
             return asking()
@@ -115,3 +117,24 @@ def test_too_few_answers_name_everyone_who_is_missing_and_why(ask):
 def test_without_a_quorum_all_must_answer(ask):
     with pytest.raises(QuorumNotMet, match=r"needs 2 workers; 1 of 2 answered"):
         ask([Scripted("alice", None), Scripted("bob", lost("gone"))], retries=0)
+
+
+def test_those_in_reserve_are_not_waited_for(ask):
+    workers = [
+        Scripted("bob", None),
+        Scripted("alice", lambda: time.sleep(3)),
+        Scripted("carol", None),
+    ]
+    found = ask(workers, spare=1, deadline=15)
+    assert [worker.id for worker in found.workers] == ["bob", "carol"]
+    assert found.missing == {"alice": SPARED}
+
+
+def test_a_reserve_stands_in_for_a_worker_that_fails(ask):
+    broken = RuntimeError("no")
+    workers = [Scripted("bob", None), Scripted("alice", broken), Scripted("carol", None)]
+    found = ask(workers, spare=1, retries=0)
+    assert [worker.id for worker in found.workers] == ["bob", "carol"]
+    assert list(found.missing) == ["alice"]
+    with pytest.raises(QuorumNotMet, match=r"needs 2 workers; 1 of 3 answered"):
+        ask([*workers[:2], Scripted("carol", broken)], spare=1, retries=0)
