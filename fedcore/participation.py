@@ -34,7 +34,7 @@ def participate(
     update = train_locally(replace(brief, model=model, rule=rule), data, worker=worker)
     trained = {name: tensor for name, tensor in update.trained.items() if name in brief.model.names}
     if "norm" in brief.needs:
-        measures["norm"] = moved_norm(trained, model.averaged)
+        measures["norm"] = moved_norm(trained, brief.model)
     learnt: Mapping[str, Tensor] = {}
     if brief.remembering is not None:
         steps = torch.tensor(update.measures["steps"], dtype=torch.float64)
@@ -76,9 +76,10 @@ def start_loss(brief: Brief, data: Dataset) -> float:
     return found.sums["loss"] / found.count
 
 
-def moved_norm(trained: Params, received: Params) -> float:
-    """|w_k - w0|, the L2 norm over all tensors."""
-    squares = [(t.double() - received[n].double()).square().sum() for n, t in trained.items()]
+def moved_norm(trained: Params, received: ModelState) -> float:
+    """|w_k - w0|, the L2 norm over all parameters; buffers are estimates and have no gradient."""
+    weights = received.parameters.items()
+    squares = [(trained[n].double() - w.double()).square().sum() for n, w in weights]
     return math.sqrt(float(sum(squares)))
 
 

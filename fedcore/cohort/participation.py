@@ -108,8 +108,8 @@ def _measured(
         losses = [start_loss(brief, holdings.of(k)) for k in members]
         more["start_loss"] = torch.tensor(losses, dtype=torch.float64)
     if "norm" in brief.needs:
-        layout, received = Layout.of(brief.model.averaged), brief.model.averaged
-        norms = [moved_norm(layout.unflatten(row), received) for row in made.rows]
+        layout = Layout.of(brief.model.averaged)
+        norms = [moved_norm(layout.unflatten(row), brief.model) for row in made.rows]
         more["norm"] = torch.tensor(norms, dtype=torch.float64)
     known = made.contributions
     return Contributions(known.workers, known.weights, {**known.measures, **more})
