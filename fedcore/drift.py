@@ -72,7 +72,9 @@ class VarianceReduction:
     def apply(
         self, shared: Params, means: Sequence[Params], step: Params, counted: Counted
     ) -> tuple[dict[str, Tensor], Params]:
-        """The next c; the step stays as it is."""
+        """The next c; the step stays as it is. At a learning rate of 0 no c_k changes."""
+        if not counted.learning_rate:
+            return dict(shared), step
         (moved,) = means
         # sum_k of the change -c + (w0 - w_k) / (t_k lr) that each c_k makes, over N.
         after = {

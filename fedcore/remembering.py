@@ -81,7 +81,9 @@ class ControlVariates:
         return ControlVariate({name: c - memory[name] for name, c in self.c.items()})
 
     def learnt(self, memory: Params, step: Step) -> Mapping[str, Tensor]:
-        """The next c_k."""
+        """The next c_k; at a learning rate of 0 no gradient can be told, and it stays."""
+        if not step.learning_rate:
+            return memory
         return {name: memory[name] - c + step.mean_gradient(name) for name, c in self.c.items()}
 
 

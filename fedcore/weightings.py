@@ -136,7 +136,8 @@ class Normalised:
 
 @dataclass(frozen=True)
 class Fairly:
-    """F_k^q L / sum h_k with h_k = q F_k^(q-1) L^2 |w_k - w0|^2 + L F_k^q and L = 1 / lr.
+    """F_k^q / sum h_k with h_k = q F_k^(q-1) L |w_k - w0|^2 + F_k^q and L = 1 / lr: the paper's,
+    both over L, so that they are finite at a learning rate of 0 too, where nobody moves.
 
     F_k is the worker's loss before training: those that do badly count more.
     Li et al. 2020, Fair Resource Allocation in Federated Learning, algorithm 2 (q-FedAvg).
@@ -147,14 +148,16 @@ class Fairly:
     needs: ClassVar[frozenset[str]] = frozenset({"norm", "start_loss"})
 
     def each(self, counted: Contributions) -> Tensor:
-        """F_k^q L."""
-        return _loss(counted) ** self.q / self.learning_rate
+        """F_k^q."""
+        return _loss(counted) ** self.q
 
     def total(self, counted: Contributions) -> float:
         """sum h_k."""
-        loss, moved = _loss(counted), counted.measures["norm"] / self.learning_rate
-        squares = self.q * loss ** (self.q - 1) * moved**2
-        return float((squares + loss**self.q / self.learning_rate).sum())
+        loss, h = _loss(counted), self.each(counted)
+        if self.learning_rate:
+            squares = counted.measures["norm"] ** 2 / self.learning_rate
+            h = h + self.q * loss ** (self.q - 1) * squares
+        return float(h.sum())
 
 
 def _loss(counted: Contributions) -> Tensor:
