@@ -1,19 +1,16 @@
 """What is refused before anything is summed: an answer that cannot be what was asked for.
 
 One bad answer must neither spoil the sum nor end the round: it is refused, named and counted, and
-the rest goes on. Letters: K workers, P elements of the flat vector.
+the rest goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
-from fedcore.errors import CheckpointError, Diverged, QuorumNotMet
+from fedcore.errors import Diverged, QuorumNotMet
+from fedcore.faults import Fault, fault
 from fedcore.store import fetch
 from fedcore.terms import Terms
-from fedcore.trees import Layout, all_finite, not_finite
 from fedcore.values import Brief, Ref, Sealed
 
 __all__ = ["Admitted", "admitted"]
@@ -21,15 +18,17 @@ __all__ = ["Admitted", "admitted"]
 
 @dataclass(frozen=True)
 class Admitted:
-    """The answers that count, in the order given, and why the others do not, by worker."""
+    """The answers that count, in the order given; why others were refused, by worker; and why yet
+    others never came."""
 
     sealed: list[Sealed]
     refs: list[Ref]
     refused: dict[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def admitted(
-    refs: Sequence[Ref],
+    answers: Mapping[str, Ref],
     brief: Brief,
     terms: Terms,
     *,
@@ -37,95 +36,50 @@ def admitted(
     missing: Mapping[str, str],
     least: int = 1,
 ) -> Admitted:
-    """Check what arrived of so many handles asked; `missing` are those that did not answer at all,
-    `least` is how many workers the aggregator needs.
+    """Check what arrived, by the worker, or host, that was asked, of so many asked. `missing` did
+    not answer at all; `least` is how many workers the aggregator needs.
 
     Raises:
         QuorumNotMet: too few are left.
         Diverged: too few are left because numbers are not finite.
     """
-    layout = Layout.of(brief.model.averaged)
-    found, broken = Admitted([], []), set[str]()
-    for ref in refs:
+    found, faults = Admitted([], [], missing=missing), dict[str, Fault]()
+    for worker, ref in answers.items():
         try:
-            sealed = fetch(ref, Sealed)
-        except CheckpointError as error:
-            found.refused[ref.owner] = f"its answer cannot be read ({error})"
-            continue
-        reason = _fault(sealed, ref, brief, layout, terms=terms)
-        names = [] if reason else _not_finite(sealed, layout)
-        if names:
-            broken.update(names)
-            reason = f"NaN or infinity in {', '.join(names)}"
-        if reason:
-            found.refused[_whose(sealed, ref, finite=not names)] = reason
-        else:
+            sealed = _read(ref, worker)
+            wrong = fault(sealed, worker, brief, terms=terms) or _twice(sealed, found)
+        except Exception as error:  # an answer can be anything, and what it breaks is its own
+            first = (str(error).splitlines() or [""])[0]
+            wrong = Fault(f"its answer cannot be read ({type(error).__name__}: {first})")
+        if wrong is None:
             found.sealed.append(sealed)
             found.refs.append(ref)
+        else:
+            faults[worker] = wrong
+            found.refused[worker] = f"refused: {wrong.reason}"
     quorum = terms.needed(asked)
-    _suffice(found, broken, brief, quorum=quorum, missing=missing, least=least)
+    _suffice(found, faults, brief, quorum=quorum, missing=missing, least=least)
     return found
 
 
-def _fault(sealed: Sealed, ref: Ref, brief: Brief, layout: Layout, *, terms: Terms) -> str:
-    """Why an answer is not one to this brief; empty if it is."""
-    counted, described = sealed.contributions, terms.described.get(ref.owner)
-    answer = sealed.rows if sealed.rows is not None else sealed.sums
-    parts = len(counted) if sealed.rows is not None else len(brief.weightings)
-    if sealed.ticket != brief.ticket:
-        return f"it answers round {sealed.ticket.round}, attempt {sealed.ticket.attempt}"
-    others = [w for w in counted.workers if w != ref.owner and w in terms.described]
-    if described is None or others:
-        return f"it speaks for {', '.join(others) or 'nobody'} that it does not stand for"
-    # Hosts of simulated workers share whoever is drawn: any of them may train any worker.
-    apart = described.workers == 1 and len(terms.described) == terms.workers
-    held = [described] if apart else list(terms.described.values())
-    workers, records = sum(d.workers for d in held), sum(d.records for d in held)
-    if len(counted) > workers:
-        return f"it speaks for {len(counted)} workers and stands for {workers}"
-    if answer is None or answer.shape != (parts, layout.size):
-        given = None if answer is None else list(answer.shape)
-        return f"it must be [{parts}, {layout.size}], and is {given}"
-    if not len(counted):
-        return "it is empty"
-    if not bool((counted.weights > 0).all()):
-        return "its weight is not a positive number"
-    if (claimed := float(counted.weights.sum())) > records:
-        return f"it claims {claimed:g} records and described {records}"
-    return ""
+def _read(ref: Ref, worker: str) -> Sealed:
+    if ref.owner != worker:
+        raise ValueError(f"its pointer is one of {ref.owner}")
+    return fetch(ref, Sealed)
 
 
-def _not_finite(sealed: Sealed, layout: Layout) -> list[str]:
-    """Tensors, or measures, in which a number is not finite."""
-    held = sealed.rows if sealed.rows is not None else sealed.sums
-    assert held is not None, "what has a shape is there"
-    names: set[str] = set()
-    if not all_finite(held):
-        names |= {name for row in held for name in not_finite(layout.unflatten(row))}
-    return sorted(names) or [
-        name for name, column in sealed.contributions.measures.items() if not _fine(column)
-    ]
-
-
-def _fine(column: Tensor) -> bool:
-    return bool(torch.isfinite(column).all())
-
-
-def _whose(sealed: Sealed, ref: Ref, *, finite: bool) -> str:
-    """Whom to name: of a cohort whose sum is not finite, those whose loss shows it."""
-    counted = sealed.contributions
-    if finite or len(counted) < 2:
-        return ref.owner
-    shown = ~torch.isfinite(counted.train_losses)
-    if sealed.rows is not None:
-        shown |= ~torch.isfinite(sealed.rows).all(dim=1)
-    names = [w for w, bad in zip(counted.workers, shown.tolist(), strict=True) if bad]
-    return ", ".join(names) or ref.owner
+def _twice(sealed: Sealed, found: Admitted) -> Fault | None:
+    """Whether a worker of this answer counts by an earlier one."""
+    mine = set(sealed.contributions.workers)
+    for ref, earlier in zip(found.refs, found.sealed, strict=True):
+        if both := sorted(mine.intersection(earlier.contributions.workers)):
+            return Fault(f"it speaks for {both[0]}, and so does {ref.owner}")
+    return None
 
 
 def _suffice(
     found: Admitted,
-    broken: set[str],
+    faults: Mapping[str, Fault],
     brief: Brief,
     *,
     quorum: int,
@@ -136,11 +90,17 @@ def _suffice(
     if len(found.sealed) >= quorum and counted >= least:
         return
     round = brief.ticket.round
-    if broken and not missing:
-        raise Diverged(round=round, tensors=sorted(broken), workers=sorted(found.refused))
+    if faults and not missing and all(wrong.broken for wrong in faults.values()):
+        raise Diverged(
+            round=round,
+            tensors=sorted({name for wrong in faults.values() for name in wrong.broken}),
+            workers=sorted(
+                name for worker, wrong in faults.items() for name in wrong.workers or (worker,)
+            ),
+        )
     raise QuorumNotMet(
         round=round,
         quorum=max(quorum, least),
         arrived=len(found.sealed),
-        missing={**missing, **{w: f"refused: {why}" for w, why in found.refused.items()}},
+        missing={**missing, **found.refused},
     )

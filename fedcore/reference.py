@@ -2,8 +2,7 @@
 
 Written from the papers, not from the rest of fedcore: it shares the settings and the derivation
 of random streams (or no two programs could draw the same batches) and nothing else. Read it to
-know what a training should compute. Aggregators other than the mean are not here, but in
-`tests/oracle/aggregation.py`.
+know what a training should compute. Aggregators but the mean: `tests/oracle/aggregation.py`.
 
 Letters: w the model of the server, w_k that of worker k, n_k its records, t_k its local steps.
 """

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,12 +20,39 @@ from fedcore.totals import Total
 from fedcore.trees import Layout
 from fedcore.values import Brief, Contributions, Ref, ServerState
 
-__all__ = ["COORDINATOR", "FEW_WORKERS", "measured", "publish", "reveal", "tested", "trusted"]
+__all__ = [
+    "COORDINATOR",
+    "FEW_WORKERS",
+    "Course",
+    "measured",
+    "publish",
+    "reveal",
+    "tested",
+    "trusted",
+]
 
 COORDINATOR = "coordinator"
 FEW_WORKERS = 50
 """Up to so many, each worker has a curve of its own; of more, quantiles are told."""
 QUANTILES = (10, 50, 90)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What befell the workers in a round: who did not answer and why, whose answer could not be
+    summed and why, and how each host trained its own."""
+
+    missing: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    engines: Mapping[str, str] = field(default_factory=dict)
+
+    def __add__(self, wave: "Course") -> "Course":
+        """With that of one more wave."""
+        return Course(
+            {**self.missing, **wave.missing},
+            {**self.refused, **wave.refused},
+            {**self.engines, **wave.engines},
+        )
 
 
 def publish(brief: Brief, *, terms: Terms, wave: str) -> Ref:
@@ -70,8 +98,7 @@ def measured(
     *,
     terms: Terms,
     seconds: float,
-    missing: Mapping[str, str],
-    engines: Mapping[str, str],
+    course: Course,
 ) -> ServerState:
     """The state with the round that is going on finished and its metrics complete.
 
@@ -80,6 +107,7 @@ def measured(
     """
     seen = float(state.counted.measures["seen"].sum())
     loss = float(state.counted.measures["loss"].sum())
+    absent = {**course.missing, **course.refused}
     layout = Layout.of(state.travelling.averaged)
     row_bytes = layout.size * layout.dtype.itemsize
     metrics = {
@@ -88,7 +116,8 @@ def measured(
         **tests,
         "round_seconds": seconds,
         "workers_arrived": float(len(state.counted)),
-        "bytes_down": float(state.travelling.size_bytes * (len(state.counted) + len(missing))),
+        "workers_refused": float(len(course.refused)),
+        "bytes_down": float(state.travelling.size_bytes * (len(state.counted) + len(absent))),
         "bytes_up": float(row_bytes * len(state.counted)),
     }
     now = time.time_ns() // 1_000_000
@@ -96,9 +125,9 @@ def measured(
         selection = select(terms, state)
         metrics["workers_late"] = float(len(selection.late))
         metrics["clock_seconds"] = state.attendance.seconds + selection.seconds
-    attendance = attended(terms, state, missing)
+    attendance = attended(terms, state, absent)
     return state.finish(
-        metrics, timestamp_ms=now, missing=missing, engines=engines, attendance=attendance
+        metrics, timestamp_ms=now, missing=absent, engines=course.engines, attendance=attendance
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fedcore.admission import admitted
 from fedcore.data.dataset import Dataset
 from fedcore.federation import Federation, found, found_with
-from fedcore.rounds import measured, publish, reveal, tested, trusted
+from fedcore.rounds import Course, measured, publish, reveal, tested, trusted
 from fedcore.selection import choose
 from fedcore.settings import TrainingConfig
 from fedcore.stopping import why_stop
@@ -65,21 +65,19 @@ def _round(federation: Federation, state: ServerState) -> ServerState:
     strategy, terms = federation.strategy, federation.terms
     began = time.perf_counter()
     ticket = terms.ticket(state.round + 1)
-    engines: dict[str, str] = {}
-    missing: dict[str, str] = {}
+    course = Course()
     for wave in strategy.waves(choose(federation.workers, terms, state)):
         brief = strategy.brief(state, terms)
         sent = publish(brief, terms=terms, wave=wave[0].id)
-        sealed = [worker.fetch(worker.train(worker.send(sent))) for worker in wave]
+        sealed = {each.id: each.fetch(each.train(each.send(sent))) for each in wave}
         arrived = admitted(sealed, brief, terms, asked=len(wave), missing={}, least=strategy.least)
         total = reveal(arrived, brief)
         own = trusted(strategy, brief, terms)
         state = strategy.apply(state, total, terms=terms, trusted=own)
-        missing |= arrived.refused
-        engines |= total.engines
+        course += Course({}, arrived.refused, total.engines)
     tests = tested(state, terms)
     seconds = time.perf_counter() - began
-    state = measured(state, tests, terms=terms, seconds=seconds, missing=missing, engines=engines)
+    state = measured(state, tests, terms=terms, seconds=seconds, course=course)
     for worker in federation.workers:
         worker.forget(ticket)
     open_store(terms.store).drop(f"{ticket.key}/")

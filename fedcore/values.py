@@ -339,9 +339,9 @@ class Description:
     workers: int = 1
     """Data holders that this speaks of."""
     members: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """`labels` of each of a cohort's workers, if they are not too many to be told apart."""
+    """`labels` of each of a cohort's workers, if these are not too many to be told apart."""
 
     @property
     def labels_of_each(self) -> Mapping[str, Mapping[str, int]]:
         """Records per class of each worker that this speaks of, as far as they are told."""
-        return {self.worker: self.labels} if self.workers == 1 else self.members
+        return self.members or ({self.worker: self.labels} if self.workers == 1 else {})

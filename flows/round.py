@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from prefect import unmapped
 
-from fedcore.rounds import measured, publish, reveal
+from fedcore.rounds import Course, measured, publish, reveal
 from fedcore.selection import choose, enough, substitutes
 from fedcore.strategy import Strategy
 from fedcore.terms import Terms
@@ -31,7 +31,7 @@ def federated_round(
         QuorumNotMet, Diverged: `state` is what the next attempt starts from.
     """
     began, round = time.perf_counter(), state.round + 1
-    missing, engines = dict[str, str](), dict[str, str]()
+    course = Course()
     send_model, local_train, fetch_update, _ = verbs(terms)
     chosen = choose(workers, terms, state)  # deterministic in (seed, round)
     for wave in strategy.waves(chosen):  # one wave of all; `sequential`: waves of one
@@ -49,10 +49,9 @@ def federated_round(
         came = counted(there, done, back, by=strategy, brief=brief, terms=terms, asked=len(wave))
         total = reveal(came, brief)  # what the coordinator learns
         state = aggregate(strategy, state, total, terms=terms)
-        missing |= came.refused
-        engines |= total.engines
+        course += Course(came.missing, came.refused, total.engines)
     tests = evaluate(state, terms=terms, round=round)
     took = time.perf_counter() - began
-    state = measured(state, tests, terms=terms, seconds=took, missing=missing, engines=engines)
+    state = measured(state, tests, terms=terms, seconds=took, course=course)
     record(run, state)  # checkpoint first, then MLflow and artifacts
     return state

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prefect.futures import PrefectFuture, PrefectFutureList, as_completed, wait
 from prefect.results import ResultRecord  # type: ignore[attr-defined]
@@ -34,6 +34,11 @@ class Answered:
             self.refs + other.refs,
             {**self.missing, **other.missing},
         )
+
+    @property
+    def told(self) -> dict[str, Ref]:
+        """What they answered, by worker."""
+        return {worker.id: ref for worker, ref in zip(self.workers, self.refs, strict=True)}
 
 
 def answered(
@@ -95,8 +100,7 @@ def counted(*answers: Answered, by: Strategy, brief: Brief, terms: Terms, asked:
         QuorumNotMet, Diverged: too few are left.
     """
     came = survivors(*answers, terms=terms, asked=asked, round=brief.ticket.round)
-    found = admitted(came.refs, brief, terms, asked=asked, missing=came.missing, least=by.least)
-    return replace(found, refused=came.missing | found.refused)
+    return admitted(came.told, brief, terms, asked=asked, missing=came.missing, least=by.least)
 
 
 def _first(

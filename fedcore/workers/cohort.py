@@ -182,8 +182,10 @@ class CohortWorker:
 
 
 def _labels_of_each(data: Holdings) -> dict[str, dict[str, int]]:
-    """Records per class by worker; empty without classes, and of too many workers."""
-    if len(data) > MOST_TOLD or (counts := data.label_counts) is None:
+    """Records per class, none without classes, by worker; empty of too many workers."""
+    if len(data) > MOST_TOLD:
         return {}
+    if (counts := data.label_counts) is None:
+        return {worker: {} for worker in data.workers}
     rows = zip(data.workers, counts.tolist(), strict=True)
     return {worker: dict(zip(data.records.classes, row, strict=True)) for worker, row in rows}

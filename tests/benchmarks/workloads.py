@@ -8,7 +8,7 @@ FEDROUNDS_BENCH_DATA names an npz of real digits (`x_train`, `x_test` uint8 [N, 
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ import torch
 
 from fedcore.data import Dataset, Table, deal
 from fedcore.federation import found
-from fedcore.sampling import drawn
 from fedcore.seeds import derive
+from fedcore.selection import select
 from fedcore.settings import TrainingConfig, parse
 from tests.benchmarks.transformer import TOKENS, VOCABULARY
 
@@ -156,7 +156,7 @@ def prepare(name: str, path: Path) -> None:
         "rounds": settings.rounds,
     }
     for number in range(settings.rounds):
-        chosen = drawn(federation.terms, round=number + 1)
+        chosen = select(federation.terms, replace(federation.start, round=number)).places
         assert chosen is not None, "every workload samples"
         # All workers draw their order from one stream, as fedcore.local says.
         orders = [

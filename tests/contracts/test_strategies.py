@@ -15,7 +15,7 @@ from fedcore.codec import decode, encode
 from fedcore.errors import Diverged, Incompatible
 from fedcore.federation import found
 from fedcore.rounds import publish, reveal, trusted
-from fedcore.sampling import choose
+from fedcore.selection import choose
 from fedcore.settings import parse
 from fedcore.settings.aggregators import AggregatorSettings
 from fedcore.settings.strategies import StrategySettings
@@ -105,7 +105,8 @@ def begun(case):
     (wave, *_) = ready.strategy.waves(choose(ready.workers, ready.terms, state))
     sent = publish(brief, terms=ready.terms, wave="contract")
     answers = [w.fetch(w.train(w.send(sent))) for w in wave]
-    arrived = admitted(answers, brief, terms=ready.terms, missing={}, least=1)
+    told = {worker.id: answer for worker, answer in zip(wave, answers, strict=True)}
+    arrived = admitted(told, brief, ready.terms, asked=len(wave), missing={})
     root = trusted(ready.strategy, brief, ready.terms)
     return Begun(ready, state, brief, arrived, root)
 

@@ -110,7 +110,8 @@ def test_a_host_answers_with_what_the_aggregator_needs(answer):
         assert sealed.rows is None
         assert sealed.sums.shape == (1, size)
     asked = replace(brief, answer=answer)
-    total = reveal(admitted([update], asked, federation.terms, asked=1, missing={}), asked)
+    answers = {host.id: update}
+    total = reveal(admitted(answers, asked, federation.terms, asked=1, missing={}), asked)
     assert len(total.contributions) == 24
     host.forget(brief.ticket)
 
