@@ -10,7 +10,11 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from deployments.cli import CONFIGS
 from fedcore.checkpoint import RunFolder
+from fedcore.federation import found
+from fedcore.settings.loading import configured
+from fedcore.simulation import rounds
 
 # Rounds long enough that a kill falls between them, short enough for a test.
 LONG = ["digits", "--set", "local.epochs=10"]
@@ -40,8 +44,8 @@ def orphans_of(session: int) -> list[str]:
     return found
 
 
-def kill_and_resume(folder, after_round, pause_s):
-    process = folder.start("train", *LONG)
+def kill_and_resume(folder, after_round, pause_s, *, training=LONG):
+    process = folder.start("train", *training)
     run_id = read_until(process, r"^run (\w+)")[1]
     if after_round:
         read_until(process, rf"^round {after_round} of 12")
@@ -93,6 +97,28 @@ def test_a_killed_training_goes_on_to_the_same_model(alone, moment, uninterrupte
 @pytest.mark.parametrize("moment", moments(10), ids=str)
 def test_a_killed_training_goes_on_to_the_same_model_ten_times(alone, moment, uninterrupted):
     check_kill(alone, moment, uninterrupted)
+
+
+@pytest.mark.parametrize("strategy", ["scaffold", "ditto"])
+def test_what_workers_remember_survives_a_kill(folder, strategy, tmp_path):
+    """Some of them are not drawn in the round before it, or in the one that is cut off."""
+    sampling = ["sampling.kind=uniform", "sampling.count=6"]
+    changes = ["local.epochs=10", f"strategy.kind={strategy}", *sampling]
+    config = configured(CONFIGS / "digits.yaml", changes)
+    straight = found(config, memories=f"{tmp_path}/straight/").named("run", attempt=1)
+    *_, wanted = rounds(straight)
+    training = ["digits", *(part for change in changes for part in ("--set", change))]
+    run_id, done = kill_and_resume(folder, 4, 0.05, training=training)
+    assert done.status == 0, done.out + done.err
+    assert done.result["model_digest"] == wanted.model.digest
+    kept = memories(folder.path / ".fedrounds" / run_id)
+    assert len({name.partition("~")[0] for name in kept}) == 10
+    assert kept == memories(tmp_path / "straight/run")
+
+
+def memories(run):
+    """What the workers of a run remember, as bytes by worker and round."""
+    return {file.name: file.read_bytes() for file in (run / "memory").glob("worker-*.safetensors")}
 
 
 def test_it_can_be_killed_again_and_again_and_finished_rounds_are_not_repeated(
