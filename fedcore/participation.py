@@ -101,7 +101,9 @@ _firsts: dict[tuple[str, int], ModelState] = {}
 
 def _first(blueprint: Blueprint, seed: int) -> ModelState:
     key = (repr(blueprint), seed)
-    if key not in _firsts:
+    first = _firsts.get(key)
+    if first is None:
+        first = initial_state(blueprint, seed=seed)
         _firsts.clear()  # one training after the other: of the last one is enough
-        _firsts[key] = initial_state(blueprint, seed=seed)
-    return _firsts[key]
+        _firsts[key] = first
+    return first  # not looked up again: another thread's training may have cleared it
