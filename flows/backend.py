@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner
 
 from fedcore.checkpoint import home
 from fedcore.errors import ConfigError
@@ -24,6 +24,7 @@ from fedcore.scratch import folder_at, own_folder
 from fedcore.settings.backend import Backend, Dask, Ray, Threads
 from fedcore.store import LIVE
 from fedcore.workers.placed import Placed, Processes
+from flows.verb_threads import VerbThreads
 
 __all__ = ["Place", "check_backend", "opened", "threads"]
 
@@ -34,7 +35,7 @@ WIDTH = max(4, os.cpu_count() or 4)
 def threads(width: int = WIDTH) -> TaskRunner[PrefectFuture[object]]:
     """A task runner that has as many workers train at a time as there are cores."""
     # The decorator asks for a runner of any future; the thread runner says which it makes.
-    return cast("TaskRunner[PrefectFuture[object]]", ThreadPoolTaskRunner(max_workers=width))
+    return cast("TaskRunner[PrefectFuture[object]]", VerbThreads(max_workers=width))
 
 
 @dataclass(frozen=True)

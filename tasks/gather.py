@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from prefect.futures import PrefectFuture, PrefectFutureList, as_completed, wait
+from prefect.futures import (
+    PrefectConcurrentFuture,
+    PrefectFuture,
+    PrefectFutureList,
+    as_completed,
+    wait,
+)
 from prefect.results import ResultRecord  # type: ignore[attr-defined]
 
 from fedcore.admission import Admitted, admitted
@@ -59,22 +65,25 @@ def answered(
         done, _ = wait(list(futures), timeout=terms.deadline_s)
     else:
         done = _first(futures, enough, timeout=terms.deadline_s)
+    # The last first, or a thread that is free again would begin one of those that wait.
+    hung = {each for each in reversed(futures) if each not in done and _given_up(each)}
     found = Answered([], [], {})
     for worker, future in zip(asked, futures, strict=True):
         if future not in done and enough is not None and len(done) >= enough:
             found.missing[worker.id] = SPARED
             continue
         if future not in done:
-            found.missing[worker.id] = f"no answer within {terms.deadline_s:g} s"
+            began = "no answer" if future in hung else "no thread was free for it"
+            found.missing[worker.id] = f"{began} within {terms.deadline_s:g} s"
             continue
-        # Until it is waited for, a future asks the server for its state, which hears of task
-        # runs in batches and may not know it yet.
-        future.wait()
-        if future.state.is_completed():
+        answer = _answer(future)
+        if isinstance(answer, Ref) and answer.ticket is not None:
             found.workers.append(worker)
-            found.refs.append(_result(future))
+            found.refs.append(answer)
+        elif isinstance(answer, BaseException):
+            found.missing[worker.id] = _why(answer)
         else:
-            found.missing[worker.id] = _why(future)
+            found.missing[worker.id] = f"no pointer to its work, but {type(answer).__name__}"
     return found
 
 
@@ -113,22 +122,42 @@ def _first(
     with suppress(TimeoutError):
         for future in as_completed(list(futures), timeout=timeout):
             done.add(future)
-            future.wait()  # as above
-            answers += future.state.is_completed()
+            answers += not isinstance(_answer(future), BaseException)
             if answers >= enough:
                 break
     return done
 
 
-def _result(future: PrefectFuture[Ref]) -> Ref:
-    """What a completed task run returned. `future.result()` would visit Prefect's event loop for
-    it, which costs a millisecond each time."""
+def _given_up(future: PrefectFuture[Ref]) -> bool:
+    """Whether it had begun: then it is not waited for, and its thread is replaced; else it never
+    will."""
+    assert isinstance(future, PrefectConcurrentFuture), "verbs run in threads"
+    return not future.wrapped_future.cancel()
+
+
+def _answer(future: PrefectFuture[Ref]) -> object:
+    """What a finished task run returned or raised.
+
+    `future.result()` would visit Prefect's event loop for it, which costs a millisecond each time.
+    """
+    try:
+        # Until it is waited for, a future asks the server for its state, which hears of task
+        # runs in batches and may not know it yet.
+        future.wait()
+    except BaseException as error:
+        # A worker's SystemExit, for one, which must not end the flow; Ctrl-C must.
+        if not isinstance(future, PrefectConcurrentFuture):
+            raise
+        if error is not future.wrapped_future.exception():
+            raise
+        return error
     data = future.state.data
-    return data.result if isinstance(data, ResultRecord) else future.result()
+    if isinstance(data, ResultRecord):
+        return data.result
+    return future.state.result(raise_on_failure=False)
 
 
-def _why(future: PrefectFuture[Ref]) -> str:
-    error = future.state.result(raise_on_failure=False)
+def _why(error: BaseException) -> str:
     if isinstance(error, WorkerError):
         return f"{error.verb}: {error.reason}"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

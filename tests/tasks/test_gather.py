@@ -12,9 +12,10 @@ from fedcore.federation import found
 from fedcore.selection import SPARED, enough
 from fedcore.settings import parse
 from fedcore.values import Ref
-from flows.backend import threads
+from flows.backend import WIDTH, threads
 from tasks.gather import answered, survivors
 from tasks.verbs import verbs
+from tests.conftest import PATIENCE
 
 
 class Scripted:
@@ -52,7 +53,7 @@ def ask(prefect_url, monkeypatch):
 
     apply_client_defaults()
 
-    def ask(workers, **changes):
+    def ask(workers, *, before=(), **changes):
         agreed = terms(**changes)
         ref = Ref("coordinator", "Brief", "live:x", "k", agreed.ticket(1))
 
@@ -60,6 +61,8 @@ def ask(prefect_url, monkeypatch):
         def asking():
             from prefect import unmapped
 
+            if before:
+                answered(before, verbs(agreed).send_model.map(before, unmapped(ref)), terms=agreed)
             sent = verbs(agreed).send_model.map(workers, unmapped(ref))
             came = answered(workers, sent, terms=agreed, enough=enough(agreed, len(workers)))
             return survivors(came, terms=agreed, asked=len(workers), round=1)
@@ -102,11 +105,12 @@ def test_too_few_answers_name_everyone_who_is_missing_and_why(ask):
     workers = [
         Scripted("alice", None),
         Scripted("bob", lost("no connection")),
-        Scripted("carol", lambda: hangs.wait(20)),
+        Scripted("carol", lambda: hangs.wait(PATIENCE)),
     ]
-    threading.Timer(3.0, hangs.set).start()  # or the flow would wait for the thread at its end
     with pytest.raises(QuorumNotMet) as caught:
         ask(workers, quorum=2, retries=0, deadline=1.0)
+    assert not hangs.is_set()  # nobody waited for it
+    hangs.set()
     assert str(caught.value) == (
         "Round 1 needs 2 workers; 1 of 3 answered. Missing: bob (send: no connection), "
         "carol (no answer within 1 s). The global model is unchanged; "
@@ -138,3 +142,41 @@ def test_a_reserve_stands_in_for_a_worker_that_fails(ask):
     assert list(found.missing) == ["alice"]
     with pytest.raises(QuorumNotMet, match=r"needs 2 workers; 1 of 3 answered"):
         ask([*workers[:2], Scripted("carol", broken)], spare=1, retries=0)
+
+
+def test_more_hanging_workers_than_threads_leave_the_others_their_turn(ask):
+    hangs = threading.Event()
+    stuck = [Scripted(f"stuck-{n:02d}", lambda: hangs.wait(PATIENCE)) for n in range(2 * WIDTH)]
+    found = ask([Scripted("zoe", None)], before=stuck, retries=0, deadline=1.0)
+    assert [ref.owner for ref in found.refs] == ["zoe"]
+    assert [worker.calls for worker in stuck] == [1] * WIDTH + [0] * WIDTH
+    hangs.set()
+
+
+def test_who_found_no_thread_is_not_blamed(ask):
+    hangs = threading.Event()
+    stuck = [Scripted(f"stuck-{n:02d}", lambda: hangs.wait(PATIENCE)) for n in range(WIDTH)]
+    with pytest.raises(QuorumNotMet, match=r"stuck-00 \(no answer.* zoe \(no thread was free for"):
+        ask([*stuck, Scripted("zoe", None)], quorum=1, retries=0, deadline=1.0)
+    hangs.set()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_a_worker_that_would_end_the_process_is_missing(ask, error):
+    def ends():
+        raise error
+
+    found = ask([Scripted("alice", None), Scripted("bob", ends)], quorum=1, retries=0)
+    assert [worker.id for worker in found.workers] == ["alice"]
+    assert type(error).__name__ in found.missing["bob"]
+
+
+@pytest.mark.parametrize("answer", [None, 7, "r001", Ref("bob", "Brief", "live:x", "k")])
+def test_what_is_no_pointer_to_the_work_is_no_answer(ask, answer):
+    class Other(Scripted):
+        def send(self, brief):
+            return answer
+
+    found = ask([Scripted("alice", None), Other("bob")], quorum=1, retries=0)
+    assert [worker.id for worker in found.workers] == ["alice"]
+    assert found.missing["bob"].startswith("no pointer to its work, but ")
