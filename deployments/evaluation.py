@@ -32,5 +32,9 @@ def run_evaluation(run: str, *, round: int | None, json: bool) -> None:
     for where, figures in [("central test", central), *found.workers.items()]:
         table.add_row(where, *(f"{figures[n]:.4g}" if n in figures else "" for n in names))
     Console().print(table)
+    for name, value in found.overall.items():
+        print(f"{name:<25}  {value:.4g}")
+    for worker, why in found.missing.items():
+        print(f"not measured at {worker} ({why})")
     if json:
         print(found.model_dump_json())

@@ -24,7 +24,17 @@ from fedcore.settings.model import (
     Metric,
 )
 
-__all__ = ["Measured", "Meter", "classify", "evaluate", "measure", "meter", "predictions"]
+__all__ = [
+    "Measured",
+    "Meter",
+    "classify",
+    "evaluate",
+    "evaluating",
+    "measure",
+    "meter",
+    "outputs_of",
+    "predictions",
+]
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> one number per record [N]."""
@@ -153,8 +163,8 @@ def _measure(
 ) -> Measured:
     _refuse_empty(dataset)
     total = Measured({}, 0)
-    with _evaluating(module):
-        for outputs, targets in _outputs(module, dataset, chunk=chunk):
+    with evaluating(module):
+        for outputs, targets in outputs_of(module, dataset, chunk=chunk):
             total += measuring.measure(outputs, targets)
     return total
 
@@ -174,10 +184,10 @@ def predictions(
             "Predicted classes must have classes to choose from; given: data without classes "
             "(regression); use the model's outputs."
         )
-    with _evaluating(module):
+    with evaluating(module):
         parts = [
             classify(outputs, loss=loss, classes=len(dataset.classes))
-            for outputs, _ in _outputs(module, dataset, chunk=chunk)
+            for outputs, _ in outputs_of(module, dataset, chunk=chunk)
         ]
     return torch.cat(parts)
 
@@ -255,10 +265,10 @@ def _refuse_empty(dataset: Dataset) -> None:
         )
 
 
-def _outputs(
-    module: nn.Module, dataset: Dataset, *, chunk: int | None
+def outputs_of(
+    module: nn.Module, dataset: Dataset, *, chunk: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Outputs and targets, so many records at a time."""
+    """Outputs and targets, so many records at a time, in their order; to be used `evaluating`."""
     size = chunk or _records_at_once(module, dataset.features)
     turned = dataset.features.dim() == 4 and _is_channels_last(module)
     for start in range(0, len(dataset), size):
@@ -314,7 +324,8 @@ def _is_channels_last(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode without gradients meanwhile, then left as it was."""
     # Part by part: a module may keep some of its parts in eval mode while it trains the rest.
     before = {part: part.training for part in module.modules()}
     module.eval()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedcore.admission import Admitted
 from fedcore.data.dataset import Dataset
+from fedcore.evaluation import Findings
 from fedcore.initial import load_into
 from fedcore.local import module_for, train_locally
 from fedcore.metrics import evaluate
@@ -94,7 +95,7 @@ def tested(state: ServerState, terms: Terms) -> dict[str, float]:
 
 def measured(
     state: ServerState,
-    tests: Mapping[str, float],
+    reached: Findings,
     *,
     terms: Terms,
     seconds: float,
@@ -102,22 +103,25 @@ def measured(
 ) -> ServerState:
     """The state with the round that is going on finished and its metrics complete.
 
-    Bytes are those of the tensors that go down to that many workers and of the updates that come
-    up. Of a federation of more than 50, quantiles show how the workers' losses differ.
+    Bytes are those of the tensors that go down to that many workers, to be trained and to be
+    measured, and of the updates that come up. Of a federation of more than 50, quantiles show how
+    the workers' losses differ.
     """
     seen = float(state.counted.measures["seen"].sum())
     loss = float(state.counted.measures["loss"].sum())
     absent = {**course.missing, **course.refused}
     layout = Layout.of(state.travelling.averaged)
+    sent = len(state.counted) + len(absent) + len(reached.workers) + len(reached.missing)
     row_bytes = layout.size * layout.dtype.itemsize
     metrics = {
         "train_loss": loss / seen,
         **(_quantiles(state.counted) if terms.workers > FEW_WORKERS else {}),
-        **tests,
+        **reached.central,
+        **reached.overall,
         "round_seconds": seconds,
         "workers_arrived": float(len(state.counted)),
         "workers_refused": float(len(course.refused)),
-        "bytes_down": float(state.travelling.size_bytes * (len(state.counted) + len(absent))),
+        "bytes_down": float(state.travelling.size_bytes * sent),
         "bytes_up": float(row_bytes * len(state.counted)),
     }
     now = time.time_ns() // 1_000_000
@@ -125,9 +129,14 @@ def measured(
         selection = select(terms, state)
         metrics["workers_late"] = float(len(selection.late))
         metrics["clock_seconds"] = state.attendance.seconds + selection.seconds
-    attendance = attended(terms, state, absent)
     return state.finish(
-        metrics, timestamp_ms=now, missing=absent, engines=course.engines, attendance=attendance
+        metrics,
+        timestamp_ms=now,
+        missing=absent,
+        engines=course.engines,
+        evaluated=reached.workers,
+        unmeasured=reached.missing,
+        attendance=attended(terms, state, absent),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from fedcore.admission import admitted
 from fedcore.data.dataset import Dataset
+from fedcore.errors import WorkerError
+from fedcore.evaluation import Findings, due, evaluation_brief, findings
 from fedcore.federation import Federation, found, found_with
 from fedcore.rounds import Course, measured, publish, reveal, tested, trusted
 from fedcore.selection import choose
@@ -14,7 +16,7 @@ from fedcore.settings import TrainingConfig
 from fedcore.stopping import why_stop
 from fedcore.store import fetch, open_store
 from fedcore.strategies import strategy_of
-from fedcore.values import Contributions, RoundRecord, ServerState
+from fedcore.values import Contributions, Ref, RoundRecord, ServerState
 from fedcore.workers import VirtualWorker
 
 __all__ = ["rounds", "simulate"]
@@ -75,10 +77,29 @@ def _round(federation: Federation, state: ServerState) -> ServerState:
         own = trusted(strategy, brief, terms)
         state = strategy.apply(state, total, terms=terms, trusted=own)
         course += Course({}, arrived.refused, total.engines)
-    tests = tested(state, terms)
+    reached = _evaluated(federation, state)
     seconds = time.perf_counter() - began
-    state = measured(state, tests, terms=terms, seconds=seconds, course=course)
+    state = measured(state, reached, terms=terms, seconds=seconds, course=course)
     for worker in federation.workers:
         worker.forget(ticket)
     open_store(terms.store).drop(f"{ticket.key}/")
     return state
+
+
+def _evaluated(federation: Federation, state: ServerState) -> Findings:
+    """What the model of the round that is going on reaches, as often as the settings ask."""
+    terms, round = federation.terms, state.round + 1
+    central = {}
+    if due(terms.evaluation.central, round=round, rounds=terms.rounds):
+        central = tested(state, terms)
+    if not due(terms.evaluation.workers, round=round, rounds=terms.rounds):
+        return Findings(central)
+    brief = evaluation_brief(federation.strategy, state, terms, round=round)
+    model = publish(brief, terms=terms, wave="all")
+    arrived, missing = list[Ref](), dict[str, str]()
+    for worker in federation.workers:
+        try:
+            arrived.append(worker.evaluate(worker.send(model)))
+        except WorkerError as error:
+            missing[worker.id] = f"{error.verb}: {error.reason}"
+    return findings(arrived, terms.blueprint, central=central, missing=missing)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from fedcore.models import Blueprint
 from fedcore.roster import Roster
-from fedcore.settings import LocalSettings, Sampling, TrainingConfig
+from fedcore.settings import EvaluationSettings, LocalSettings, Sampling, TrainingConfig
 from fedcore.settings.participation import SimulatedClock
 from fedcore.values import Description, Ref, Ticket
 
@@ -40,6 +40,7 @@ class Terms:
     readmit_after: int
     clock: SimulatedClock | None
     roster: Roster
+    evaluation: EvaluationSettings = EvaluationSettings()
     described: Mapping[str, Description] = field(default_factory=dict)
     test: Ref | None = None
     root: Ref | None = None
@@ -78,6 +79,7 @@ class Terms:
             readmit_after=config.terms.readmit_after,
             clock=config.clock if isinstance(config.clock, SimulatedClock) else None,
             roster=roster,
+            evaluation=config.evaluation,
             test=test,
         )
 
@@ -92,6 +94,6 @@ class Terms:
         """The store that workers read."""
         return self.shared or self.store
 
-    def ticket(self, round: int) -> Ticket:
-        """The ticket of a round."""
-        return Ticket(run=self.run, round=round, attempt=self.attempt)
+    def ticket(self, round: int, *, purpose: str = "") -> Ticket:
+        """The ticket of a round's training, or of other work in it."""
+        return Ticket(run=self.run, round=round, attempt=self.attempt, purpose=purpose)

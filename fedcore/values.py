@@ -52,11 +52,15 @@ class Ticket:
     run: str
     round: int
     attempt: int = 1
+    purpose: str = ""
+    """What beside training is done in the round; empty: the training."""
 
     @property
     def key(self) -> str:
-        """Where the values of this ticket lie in a store."""
-        return f"{self.run}/{self.round}/{self.attempt}"
+        """Where the values of this ticket lie in a store; those of a round's training before all
+        others of the round, which are forgotten with it."""
+        key = f"{self.run}/{self.round}/{self.attempt}"
+        return f"{key}/{self.purpose}" if self.purpose else key
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,11 @@ class RoundRecord:
     """Workers that were asked and did not count, and why."""
     engines: Mapping[str, str] = field(default_factory=dict)
     """Of each host of simulated workers, how it trained them."""
+    evaluated: Contributions = field(default_factory=Contributions)
+    """What the new model reaches on each worker's own records: `measures` are the values that are
+    reported. Nobody in a round whose model the workers did not measure."""
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    """Workers that were asked to measure it and did not, and why."""
 
 
 @dataclass(frozen=True)
@@ -305,11 +314,20 @@ class ServerState:
         missing: Mapping[str, str],
         engines: Mapping[str, str] | None = None,
         attendance: Attendance | None = None,
+        evaluated: Contributions | None = None,
+        unmeasured: Mapping[str, str] | None = None,
     ) -> "ServerState":
         """The state after the round that is going on: its record is complete."""
         round = self.round + 1
         record = RoundRecord(
-            round, timestamp_ms, dict(metrics), self.counted, dict(missing), dict(engines or {})
+            round,
+            timestamp_ms,
+            dict(metrics),
+            self.counted,
+            dict(missing),
+            dict(engines or {}),
+            evaluated or Contributions(),
+            dict(unmeasured or {}),
         )
         attendance = attendance or self.attendance
         return replace(

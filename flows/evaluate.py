@@ -1,17 +1,14 @@
 """The flow `evaluate-model`: a trained model on the central test records and on every worker."""
 
-from dataclasses import replace
-
-from prefect import flow, unmapped
+from prefect import flow
 from pydantic import BaseModel
 
 from fedcore.checkpoint import RunFolder, home
+from fedcore.errors import QuorumNotMet
 from fedcore.federation import found, pool
-from fedcore.rounds import publish
 from flows.backend import threads
 from tasks import report, tracking
-from tasks.gather import answered, survivors
-from tasks.verbs import evaluate, evaluated, verbs
+from tasks.evaluation import evaluate_centrally, evaluate_everywhere
 
 __all__ = ["Evaluation", "evaluate_model"]
 
@@ -23,8 +20,12 @@ class Evaluation(BaseModel):
     round: int
     central: dict[str, float]
     """On the coordinator's test records; empty without any."""
+    overall: dict[str, float]
+    """On all workers' records together, and how evenly the model serves the workers."""
     workers: dict[str, dict[str, float]]
     """On each worker's records."""
+    missing: dict[str, str]
+    """Workers that did not answer, and why."""
 
 
 @flow(
@@ -47,16 +48,21 @@ def evaluate_model(run: str = "latest", round: int | None = None) -> Evaluation:
     federation = (found if trained.kind == "federated" else pool)(config, memories=f"{home()}/")
     state = folder.load(max(folder.rounds()) if round is None else round)
     # The run's own name, for what its workers remember; no training is its attempt 0.
-    terms = federation.named(trained.id, attempt=0).terms
-    central = evaluate(state, terms=terms, round=state.round)
-    send_model, evaluate_at = verbs(terms).send_model, verbs(terms).evaluate_at
-    brief = replace(federation.strategy.brief(state, terms), ticket=terms.ticket(state.round))
-    published = publish(brief, terms=terms, wave="all")
-    sent = send_model.map(federation.workers, unmapped(published))
-    there = answered(federation.workers, sent, terms=terms)
-    measured = evaluate_at.map(there.workers, there.refs)
-    back = answered(there.workers, measured, terms=terms)
-    arrived = survivors(there, back, terms=terms, asked=len(federation.workers), round=state.round)
-    workers = evaluated(arrived.refs, terms.blueprint)
-    report.evaluation_table(central, workers)
-    return Evaluation(run_id=trained.id, round=state.round, central=central, workers=workers)
+    federation = federation.named(trained.id, attempt=0)
+    strategy, workers, terms = federation.strategy, federation.workers, federation.terms
+    central = evaluate_centrally(state, terms=terms, round=state.round)
+    reached = evaluate_everywhere(
+        state, strategy, workers, terms=terms, round=state.round, central=central
+    )
+    if not len(reached.workers):
+        raise QuorumNotMet(round=state.round, quorum=1, arrived=0, missing={**reached.missing})
+    each = {w.worker: {"records": w.weight, **w.measures} for w in reached.workers}
+    report.evaluation_table(central, reached.overall, each)
+    return Evaluation(
+        run_id=trained.id,
+        round=state.round,
+        central=central,
+        overall=dict(reached.overall),
+        workers=each,
+        missing=dict(reached.missing),
+    )

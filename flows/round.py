@@ -15,9 +15,10 @@ from fedcore.strategy import Strategy
 from fedcore.terms import Terms
 from fedcore.values import ServerState
 from fedcore.workers import Worker
+from tasks.evaluation import evaluate
 from tasks.gather import answered, counted
 from tasks.record import Recorder, record
-from tasks.verbs import aggregate, evaluate, verbs
+from tasks.verbs import aggregate, verbs
 
 __all__ = ["federated_round"]
 
@@ -30,7 +31,7 @@ def federated_round(
     Raises:
         QuorumNotMet, Diverged: `state` is what the next attempt starts from.
     """
-    began, round = time.perf_counter(), state.round + 1
+    began = time.perf_counter()
     course = Course()
     send_model, local_train, fetch_update, _ = verbs(terms)
     chosen = choose(workers, terms, state)  # deterministic in (seed, round)
@@ -50,8 +51,8 @@ def federated_round(
         total = reveal(came, brief)  # what the coordinator learns
         state = aggregate(strategy, state, total, terms=terms)
         course += Course(came.missing, came.refused, total.engines)
-    tests = evaluate(state, terms=terms, round=round)
+    reached = evaluate(state, strategy, workers, terms=terms)  # centrally, and at every worker
     took = time.perf_counter() - began
-    state = measured(state, tests, terms=terms, seconds=took, course=course)
+    state = measured(state, reached, terms=terms, seconds=took, course=course)
     record(run, state)  # checkpoint first, then MLflow and artifacts
     return state

@@ -59,7 +59,9 @@ class Recorder:
             return
         told = self.tracker.progress.curves
         for place in range(self.forgotten, told):
-            self.records[place] = replace(self.records[place], contributions=Contributions())
+            self.records[place] = replace(
+                self.records[place], contributions=Contributions(), evaluated=Contributions()
+            )
         self.forgotten = max(self.forgotten, told)
 
 
@@ -99,11 +101,13 @@ def _line(record: RoundRecord, rounds: int) -> str:
     shown += [
         f"{name.replace('_', ' ')} {value:.4f}"
         for name, value in record.metrics.items()
-        if name.startswith("test_")
+        if name.startswith(("test_", "workers_")) and name != "workers_arrived"
     ]
     if 1 < len(record.contributions) <= FEW:
         shown += [f"{c.worker} {c.train_loss:.4f}" for c in record.contributions]
     else:
         shown.append(_counted(len(record.contributions), "worker"))
     shown += [f"without {worker} ({why})" for worker, why in sorted(record.missing.items())]
+    silent = sorted(record.unmeasured.items())
+    shown += [f"not measured at {worker} ({why})" for worker, why in silent]
     return ", ".join(shown)

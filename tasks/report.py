@@ -64,25 +64,26 @@ def link(url: str, *, description: str) -> None:
 
 def rounds_table(records: Sequence[RoundRecord]) -> None:
     """One row per round: what a person scans for."""
+    # A page takes its columns from the first row.
+    names = dict.fromkeys(name for record in records for name in record.metrics)
+    hidden = ("bytes_up", "bytes_down", "workers_arrived")
+    shown = [name for name in names if name not in hidden]
     _table(
         "rounds",
-        [_round_row(record) for record in records],
+        [_round_row(record, shown) for record in records],
         description="Every finished round. Losses are means over records.",
     )
 
 
-def _round_row(record: RoundRecord) -> dict[str, object]:
-    shown = {
-        name: _rounded(value)
-        for name, value in record.metrics.items()
-        if name not in ("bytes_up", "bytes_down", "workers_arrived")
-    }
-    missing = ", ".join(f"{worker}: {why}" for worker, why in sorted(record.missing.items()))
+def _round_row(record: RoundRecord, names: Sequence[str]) -> dict[str, object]:
+    found = record.metrics
+    missing = [f"{worker}: {why}" for worker, why in sorted(record.missing.items())]
+    missing += [f"{worker}, to measure: {why}" for worker, why in sorted(record.unmeasured.items())]
     return {
         "round": record.round,
-        **shown,
-        "workers": round(record.metrics["workers_arrived"]),
-        "missing": missing or "none",
+        **{name: _rounded(found[name]) if name in found else "" for name in names},
+        "workers": round(found["workers_arrived"]),
+        "missing": ", ".join(missing) or "none",
     }
 
 
@@ -117,12 +118,18 @@ def labels_table(labels: LabelCounts | None) -> None:
 
 
 def evaluation_table(
-    central: Mapping[str, float], workers: Mapping[str, Mapping[str, float]]
+    central: Mapping[str, float],
+    overall: Mapping[str, float],
+    workers: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """One row for the central test records, and one for each worker."""
+    """One row for the central test records, one for each worker, and in words how evenly the
+    model serves them."""
     rows: list[dict[str, object]] = [{"where": "central", **_shown(central)}] if central else []
     rows += [{"where": worker, **_shown(found)} for worker, found in workers.items()]
-    create_table_artifact(table=rows, key="evaluation", description="Where the model does well.")
+    told = ", ".join(f"{name} {_rounded(value)}" for name, value in overall.items())
+    create_table_artifact(
+        table=rows, key="evaluation", description=f"Where the model does well: {told}."
+    )
 
 
 def _table(key: str, rows: list[dict[str, object]], *, description: str) -> None:

@@ -5,7 +5,6 @@ a task's arguments would be hashed, copied and kept alive by Prefect's events. F
 no task has a tag (each costs a call for a lease) or a cache key.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,17 +13,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from fedcore.errors import WorkerTimeout, WorkerUnreachable
-from fedcore.metrics import Measured, meter
-from fedcore.models import Blueprint
-from fedcore.rounds import COORDINATOR, tested, trusted
+from fedcore.rounds import COORDINATOR, trusted
 from fedcore.store import fetch, put
 from fedcore.strategy import Strategy
 from fedcore.terms import Terms
 from fedcore.totals import Total
-from fedcore.values import Contributions, Ref, ServerState
+from fedcore.values import Ref, ServerState
 from fedcore.workers import Worker
 
-__all__ = ["Verbs", "aggregate", "evaluate", "evaluated", "verbs"]
+__all__ = ["Verbs", "aggregate", "verbs"]
 
 
 def can_mend(task: Task[..., object], task_run: TaskRun, state: State[object]) -> bool:
@@ -65,13 +62,13 @@ def fetch_update(worker: Worker, update: Ref) -> Ref:
 
 
 @task(
-    task_run_name="evaluate_at-{worker.id}",
+    task_run_name="r{brief.ticket.round:03d}-evaluate-{worker.id}",
     cache_policy=NO_CACHE,
     retry_condition_fn=can_mend,
 )
-def evaluate_at(worker: Worker, model: Ref) -> Ref:
-    """Measure the model at the worker; the pointer returned is to sums."""
-    return worker.evaluate(model)
+def evaluate_at(worker: Worker, brief: Ref) -> Ref:
+    """Send the model to the worker and have it measured there; the pointer returned is to sums."""
+    return worker.evaluate(worker.send(brief))
 
 
 class Verbs(NamedTuple):
@@ -125,31 +122,3 @@ def aggregate(strategy: Strategy, state: ServerState, total: Total, *, terms: Te
         list(total.sources),
     )
     return fetch(after, ServerState)
-
-
-@task(task_run_name="r{state.ticket.round:03d}-evaluate", cache_policy=NO_CACHE)
-def _evaluate(state: Ref, terms: Ref) -> dict[str, float]:
-    return tested(fetch(state, ServerState), fetch(terms, Terms))
-
-
-def evaluate(state: ServerState, *, terms: Terms, round: int) -> dict[str, float]:
-    """Loss and metrics on the central test records, in a task run of its own; {} without any."""
-    if terms.test is None:
-        return {}
-    ticket = terms.ticket(round)
-    return _evaluate(
-        put(terms.store, f"{ticket.key}/trained", state, owner=COORDINATOR, ticket=ticket),
-        put(terms.store, "terms", terms, owner=COORDINATOR),
-    )
-
-
-def evaluated(arrived: Sequence[Ref], blueprint: Blueprint) -> dict[str, dict[str, float]]:
-    """Loss and metrics of every worker that answered, by worker."""
-    settings = blueprint.model
-    chosen = meter(settings.loss, settings.metrics, classes=blueprint.classes)
-    found = {}
-    for each in Contributions.joined(fetch(ref, Contributions) for ref in arrived):
-        measures = dict(each.measures)
-        count = int(measures.pop("seen"))
-        found[each.worker] = {"records": float(count), **chosen.values(Measured(measures, count))}
-    return found

@@ -5,6 +5,7 @@ Nothing here imports torch: a command line that only checks settings answers at 
 
 from fedcore.settings.choice import Settings
 from fedcore.settings.data import DataSettings, Partition, Source
+from fedcore.settings.evaluation import EvaluationSettings
 from fedcore.settings.loading import configured, explain, parse, read, replace
 from fedcore.settings.model import Initial, Loss, Metric, Model
 from fedcore.settings.participation import Sampling, StopSettings, TermsSettings
@@ -18,6 +19,7 @@ from fedcore.settings.training import (
 
 __all__ = [
     "DataSettings",
+    "EvaluationSettings",
     "Initial",
     "LocalSettings",
     "Loss",

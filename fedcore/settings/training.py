@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from fedcore.settings.backend import Backend, Threads
 from fedcore.settings.choice import Settings, by_kind
 from fedcore.settings.data import ByColumn, DataSettings, Dirichlet, Iid, Partition
+from fedcore.settings.evaluation import EvaluationSettings
 from fedcore.settings.model import Mlp, Model
 from fedcore.settings.participation import (
     All,
@@ -213,6 +214,8 @@ class TrainingConfig(Settings):
     """What a round needs in order to count."""
     disclosure: Literal["open"] = "open"
     """What leaves a worker. open: its update in the clear, from which its data can be inferred."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """Where the model is measured, and how often."""
     backend: Backend = Threads()
     """Where the workers' verbs run."""
     clock: Clock = RealClock()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedcore.cohort import CohortUpdate, Engine, participate_together
+from fedcore.cohort.evaluation import evaluate_together, measures_together
 from fedcore.contributions import Contributions
 from fedcore.data.holdings import Holdings
 from fedcore.remembering import Remembered
@@ -149,6 +150,8 @@ class CohortWorker:
 
             def work() -> Contributions:
                 data = self._own
+                if measures_together(brief):
+                    return evaluate_together(brief, data)
                 own = self.memory.recall(brief, data.workers) or [Remembered()] * len(data)
                 found = [
                     evaluated_on(brief, own[k], data.of(k), worker=worker)

@@ -21,7 +21,8 @@ __all__ = ["log_workers"]
 
 
 def log_workers(run: Run, records: Sequence[RoundRecord]) -> None:
-    """Log these rounds' `train_loss` and `records` of every worker; twice does no harm.
+    """Log these rounds' `train_loss` and `records` of every worker, and `workers_...` where it
+    measured the new model; twice does no harm.
 
     A federation of one worker gets no child: its curve is the parent's.
     """
@@ -44,6 +45,11 @@ def _log_curves(mlflow: MlflowClient, run: Run, records: Sequence[RoundRecord]) 
                     ("records", contribution.weight),
                 )
             )
+        for worker, values in _evaluated(record).items():
+            points.setdefault(worker, []).extend(
+                Metric(name, value, record.timestamp_ms, record.round)
+                for name, value in values.items()
+            )
     known = children(mlflow, run.id, experiment=run.experiment_id)
     # MLflow lists the newest run first, and draws the first ten: so the first worker comes last.
     for worker in sorted(points, reverse=True):
@@ -57,9 +63,25 @@ def _create(mlflow: MlflowClient, run: Run, worker: str) -> str:
     return str(made.info.run_id)
 
 
+def _evaluated(record: RoundRecord) -> dict[str, dict[str, float]]:
+    """What the new model reaches at each worker, by the names of the parent's metrics."""
+    return {
+        each.worker: {f"workers_{name}": value for name, value in each.measures.items()}
+        for each in record.evaluated
+    }
+
+
 def _table(record: RoundRecord) -> bytes:
-    """Rows of worker, train_loss, records; a worker's name has no comma or quote in it."""
-    who = record.contributions
-    columns = zip(who.workers, who.train_losses.tolist(), who.weights.tolist(), strict=True)
-    rows = [f"{worker},{loss!r},{records:.0f}" for worker, loss, records in columns]
-    return "\n".join(["worker,train_loss,records", *rows, ""]).encode()
+    """Rows of worker, train_loss, records, and `workers_...` where the workers measured the new
+    model; empty where there is no such number. A worker's name has no comma or quote in it."""
+    trained = {each.worker: each for each in record.contributions}
+    measured, evaluated = {each.worker: each for each in record.evaluated}, _evaluated(record)
+    names = [f"workers_{name}" for name in record.evaluated.measures]
+    rows = [",".join(["worker", "train_loss", "records", *names])]
+    for worker in dict.fromkeys([*trained, *evaluated]):
+        loss = repr(trained[worker].train_loss) if worker in trained else ""
+        records = (trained.get(worker) or measured[worker]).weight
+        values = evaluated.get(worker)
+        shown = [repr(values[name]) if values else "" for name in names]
+        rows.append(",".join([worker, loss, f"{records:.0f}", *shown]))
+    return "\n".join([*rows, ""]).encode()

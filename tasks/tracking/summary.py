@@ -9,7 +9,8 @@ __all__ = ["best_record", "summary"]
 
 
 def best_record(records: Sequence[RoundRecord]) -> RoundRecord:
-    """The record with the smallest test_loss, or train_loss without test records.
+    """The record with the smallest test_loss, or train_loss if no round was measured on test
+    records. Of rounds that were, where not all are.
 
     The earliest of equals; a loss that is not finite is never best while another is.
     """
@@ -18,7 +19,8 @@ def best_record(records: Sequence[RoundRecord]) -> RoundRecord:
         loss = record.metrics.get("test_loss", record.metrics["train_loss"])
         return (not math.isfinite(loss), loss if math.isfinite(loss) else 0.0, record.round)
 
-    return min(records, key=rank)
+    tested = [record for record in records if "test_loss" in record.metrics]
+    return min(tested or records, key=rank)
 
 
 def summary(records: Sequence[RoundRecord]) -> dict[str, float]:
