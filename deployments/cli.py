@@ -119,6 +119,10 @@ def evaluate(
     round: Annotated[
         int | None, typer.Option(help="Which round's model; the last one if not given.")
     ] = None,
+    cross_site: Annotated[
+        bool,
+        typer.Option("--cross-site", help="Every worker's local model on every worker, too."),
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -127,7 +131,7 @@ def evaluate(
         _needs("prefect", extra="flows")
         from deployments.evaluation import run_evaluation
 
-        run_evaluation(run, round=round, json=json)
+        run_evaluation(run, round=round, cross_site=cross_site, json=json)
 
 
 @app.command()

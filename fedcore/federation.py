@@ -15,6 +15,7 @@ from fedcore.initial import initial_state
 from fedcore.models import blueprint, build, check_fit
 from fedcore.personal import kept_at_workers
 from fedcore.roster import Roster
+from fedcore.rounds import FEW_WORKERS
 from fedcore.settings import TrainingConfig
 from fedcore.settings.aggregators import FLTrust
 from fedcore.settings.participation import All, RealClock
@@ -27,7 +28,7 @@ from fedcore.terms import Terms
 from fedcore.values import Description, ServerState
 from fedcore.workers import CohortWorker, VirtualWorker, Worker
 
-__all__ = ["CENTRALISED", "Federation", "found", "found_with", "pool"]
+__all__ = ["CENTRALISED", "Federation", "check_cross_site", "found", "found_with", "pool"]
 
 CENTRALISED = "centralised"
 """The only worker of a centralised training."""
@@ -90,7 +91,11 @@ def pool(config: TrainingConfig, *, stores: str = LIVE, memories: str = LIVE) ->
     """The centralised baseline: the same settings, all training records at one worker."""
     dealt = deal(config.data, config.workers, config.model.loss, seed=config.seed)
     workers = [VirtualWorker.holding(CENTRALISED, dealt.pooled, stores=stores, memories=memories)]
-    alone = config.but(sampling=All(), terms=config.terms.but(quorum=0))
+    alone = config.but(
+        sampling=All(),
+        terms=config.terms.but(quorum=0),
+        evaluation=config.evaluation.but(cross_site=False),
+    )
     return found_with(
         alone,
         workers,
@@ -147,7 +152,30 @@ def found_with(
     terms = replace(terms, root=root)
     personal = kept_at_workers(strategy.exchange, build(plan))
     start = strategy.init(initial_state(plan, seed=config.seed), personal=personal)
-    return Federation(config, strategy, list(workers), descriptions, terms, start, test)
+    made = Federation(config, strategy, list(workers), descriptions, terms, start, test)
+    if config.evaluation.cross_site:
+        check_cross_site(made)
+    return made
+
+
+def check_cross_site(federation: Federation) -> None:
+    """Whether every worker's local model can be measured at every worker.
+
+    Raises:
+        Incompatible: it cannot.
+    """
+    given, way_out = "", "leave evaluation.cross_site out"
+    if any(isinstance(worker, CohortWorker) for worker in federation.workers):
+        given, way_out = "simulated ones", f"set workers.kind virtual, or {way_out}"
+    elif federation.terms.workers > FEW_WORKERS:
+        given = f"{federation.terms.workers} workers"
+    elif federation.start.personal or federation.strategy.anchor is not None:
+        given = f"those of {federation.strategy.name}, which has tensors that never travel"
+    if given:
+        raise Incompatible(
+            f"Cross-site evaluation must have at most {FEW_WORKERS} workers apart, whose local "
+            f"models may leave them; given: {given}; {way_out}."
+        )
 
 
 def _roster(workers: Sequence[Worker], descriptions: Sequence[Description]) -> Roster:

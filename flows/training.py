@@ -23,6 +23,7 @@ from flows.backend import check_backend, opened
 from flows.round import federated_round
 from tasks import report, tracking
 from tasks.close import close
+from tasks.cross_site import cross_site
 from tasks.memory import forget_task_runs
 from tasks.record import Recorder, logger
 
@@ -69,7 +70,10 @@ def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
             state = _round(recorder, state, federation, repeats=config.terms.repeats)
         if state.round < config.rounds:
             logger.info("ends after round %s: %s", state.round, ended)
-        close(recorder, federation, state)
+        strategy, workers, terms = federation.strategy, federation.workers, federation.terms
+        asked = config.evaluation.cross_site
+        matrix = cross_site(state, strategy, workers, terms=terms) if asked else None
+        close(recorder, federation, state, matrix=matrix)
     return _outcome(recorder.run.id, recorder.folder)
 
 

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedcore.cross_site import CrossSite
 from fedcore.federation import Federation
 from fedcore.initial import load_into
 from fedcore.label_counts import label_counts
@@ -16,7 +17,9 @@ from tasks.record import Recorder, logger
 __all__ = ["close"]
 
 
-def close(run: Recorder, federation: Federation, state: ServerState) -> None:
+def close(
+    run: Recorder, federation: Federation, state: ServerState, *, matrix: CrossSite | None
+) -> None:
     """Tell MLflow and Prefect the rest. Trouble there is reported, and never fails the training:
     its checkpoints are complete."""
     logger.info("logging models and pictures", extra={"closing": True})
@@ -24,6 +27,7 @@ def close(run: Recorder, federation: Federation, state: ServerState) -> None:
     for doing, action in (
         ("take the models", lambda: _models(run, federation)),
         ("take the pictures", lambda: _pictures(run, federation, state)),
+        ("take the cross-site evaluation", lambda: _cross_site(run, matrix)),
         ("close the run", lambda: tracking.finish(run.run, "FINISHED", records=run.records)),
     ):
         if trouble:
@@ -35,6 +39,8 @@ def close(run: Recorder, federation: Federation, state: ServerState) -> None:
         logger.warning(trouble)
     report.progress(run.progress, done=state.round, rounds=run.rounds)
     run.tables()
+    if matrix is not None:
+        report.cross_site_table(matrix)
 
 
 def _models(run: Recorder, federation: Federation) -> None:
@@ -43,6 +49,17 @@ def _models(run: Recorder, federation: Federation) -> None:
     )
     if logged.warning:
         logger.warning(logged.warning)
+
+
+def _cross_site(run: Recorder, matrix: CrossSite | None) -> None:
+    if matrix is None:
+        return
+    from tasks.cross_site_picture import cross_site_picture
+
+    tracking.log_cross_site(run.run, matrix)
+    with tempfile.TemporaryDirectory() as folder:
+        cross_site_picture(matrix, path=Path(folder, "cross_site.png"))
+        tracking.log_picture(run.run, Path(folder, "cross_site.png"))
 
 
 def _pictures(run: Recorder, federation: Federation, state: ServerState) -> None:

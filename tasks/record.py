@@ -98,11 +98,11 @@ def _counted(number: int, what: str) -> str:
 
 def _line(record: RoundRecord, rounds: int) -> str:
     shown = [f"round {record.round} of {rounds}", f"train loss {record.metrics['train_loss']:.4f}"]
-    shown += [
-        f"{name.replace('_', ' ')} {value:.4f}"
-        for name, value in record.metrics.items()
-        if name.startswith(("test_", "workers_")) and name != "workers_arrived"
-    ]
+    told = [name for name in record.metrics if name.startswith("test_")]
+    for name in record.metrics:
+        if name.endswith("_worst"):  # of the workers' figures, what a person wants to see at once
+            told += [name.removesuffix("_worst"), name]
+    shown += [f"{name.replace('_', ' ')} {record.metrics[name]:.4f}" for name in told]
     if 1 < len(record.contributions) <= FEW:
         shown += [f"{c.worker} {c.train_loss:.4f}" for c in record.contributions]
     else:

@@ -19,10 +19,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.runtime import flow_run
 
+from fedcore.cross_site import CrossSite
 from fedcore.label_counts import LabelCounts
 from fedcore.values import Description, RoundRecord
 
 __all__ = [
+    "cross_site_table",
     "evaluation_table",
     "labels_table",
     "link",
@@ -129,6 +131,21 @@ def evaluation_table(
     told = ", ".join(f"{name} {_rounded(value)}" for name, value in overall.items())
     create_table_artifact(
         table=rows, key="evaluation", description=f"Where the model does well: {told}."
+    )
+
+
+def cross_site_table(found: CrossSite) -> None:
+    """A row for each model, a column for each worker on whose records it was measured."""
+    cells = found.values[found.judged_by].tolist()
+    rows = [
+        {"model of": model, **dict(zip(found.workers, map(_rounded, row), strict=True))}
+        for model, row in zip(found.models, cells, strict=True)
+    ]
+    why = "".join(f" Without {worker} ({reason})." for worker, reason in found.missing.items())
+    _table(
+        "cross-site",
+        rows,
+        description=f"The {found.judged_by} of local models on each worker's records.{why}",
     )
 
 

@@ -6,6 +6,7 @@ provenance   settings and fingerprints of the data
 runs         one parent run for each training: start, reopen, finish
 finding      the run that a name means
 rounds       metrics and the model of every round
+cross_site   every model on every worker's records, as a table
 curves       single workers' losses, in child runs
 children     which child runs there are
 models       best and final as MLflow models
@@ -16,6 +17,7 @@ environment  MLflow's own settings
 
 # First: MLflow reads these settings while it is imported.
 import tasks.tracking.environment  # noqa: F401
+from tasks.tracking.cross_site import log_cross_site
 from tasks.tracking.curves import log_workers
 from tasks.tracking.finding import find_by_flow_run, find_run
 from tasks.tracking.models import LoggedModels, log_models, warm_up
@@ -55,6 +57,7 @@ __all__ = [
     "finish",
     "keep_up",
     "load_model_file",
+    "log_cross_site",
     "log_history",
     "log_models",
     "log_picture",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedcore.admission import admitted
 from fedcore.data import Dataset
 from fedcore.errors import Diverged, QuorumNotMet
+from fedcore.evaluation import Findings
 from fedcore.federation import found_with
 from fedcore.rounds import Course, measured, publish, reveal
 from fedcore.settings import parse
@@ -433,7 +434,7 @@ class TestWhoIsLeft:
         given.says(counted(given.sealed(BAD), weights=[0.0]))
         found = given.admitted()
         course = Course({"zed": "gone"}, found.refused)
-        state = measured(given.after(), {}, terms=given.terms, seconds=1.0, course=course)
+        state = measured(given.after(), Findings({}), terms=given.terms, seconds=1.0, course=course)
         assert state.record.metrics["workers_arrived"] == 3
         assert state.record.metrics["workers_refused"] == 1
         assert state.record.missing == {
