@@ -178,6 +178,23 @@ def test_figures_survive_a_checkpoint(tmp_path):
     assert folder.latest() == trained()[-1]
 
 
+@pytest.mark.parametrize("kind", ["fedavg", "ditto"])
+def test_a_training_that_goes_on_in_another_attempt_measures_the_same(kind):
+    asked = config(strategy={"kind": kind}, workers={"kind": "virtual", "count": 3})
+    whole = list(rounds(found(asked).named(f"whole-{kind}", attempt=1)))
+    made = found(asked).named(f"again-{kind}", attempt=1)
+    half = next(iter(rounds(made)))
+    next(rounds(replace(made, start=half)))  # a second round, which is lost
+    rest = list(rounds(replace(made.named(f"again-{kind}", attempt=2), start=half)))
+    for state, other in zip(whole[1:], rest, strict=True):
+        assert state.record.evaluated == other.record.evaluated
+        assert _lasting(state) == _lasting(other)
+
+
+def _lasting(state):
+    return {n: v for n, v in state.record.metrics.items() if n != "round_seconds"}
+
+
 def test_losses_where_there_are_no_classes():
     asked = config(
         data={"source": {"kind": "custom", "entrypoint": "tests.fedcore.test_evaluation:lines"}},
