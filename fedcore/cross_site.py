@@ -74,13 +74,13 @@ def cross_site(federation: Federation, state: ServerState) -> CrossSite:
     strategy, terms = federation.strategy, federation.terms
     brief = local_brief(strategy, state, terms)
     sent = publish(brief, terms=terms, wave="all")
-    refs, missing = list[Ref](), dict[str, str]()
+    answers, missing = dict[str, Ref](), dict[str, str]()
     for worker in federation.workers:
         try:
-            refs.append(worker.fetch(worker.train(worker.send(sent))))
+            answers[worker.id] = worker.fetch(worker.train(worker.send(sent)))
         except WorkerError as error:
             missing[worker.id] = f"{error.verb}: {error.reason}"
-    models = local_models(refs, brief, terms=terms, missing=missing)
+    models = local_models(answers, brief, terms=terms, missing=missing)
     there = published(models, strategy, state, terms)
     columns = dict[str, Column]()
     for worker in federation.workers:
@@ -109,14 +109,15 @@ def local_brief(strategy: Strategy, state: ServerState, terms: Terms) -> Brief:
 
 
 def local_models(
-    arrived: Sequence[Ref], brief: Brief, *, terms: Terms, missing: dict[str, str]
+    answers: Mapping[str, Ref], brief: Brief, *, terms: Terms, missing: dict[str, str]
 ) -> dict[str, ModelState]:
     """COMMON and every local model that arrived whole, by worker; the others go to `missing`.
 
     Raises:
         QuorumNotMet, Diverged: there is none.
     """
-    counts = admitted(arrived, brief, terms=replace(terms, quorum=1), missing=missing)
+    one = replace(terms, quorum=1)
+    counts = admitted(answers, brief, one, asked=terms.workers, missing=missing)
     missing |= counts.refused
     layout, found = Layout.of(brief.model.averaged), {COMMON: brief.model}
     for sealed in counts.sealed:

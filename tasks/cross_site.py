@@ -34,7 +34,7 @@ def cross_site(
     done = answered(there.workers, local_train.map(there.workers, there.refs), terms=terms)
     back = answered(done.workers, fetch_update.map(done.workers, done.refs), terms=terms)
     missing = there.missing | done.missing | back.missing
-    models = local_models(back.refs, brief, terms=terms, missing=missing)
+    models = local_models(back.told, brief, terms=terms, missing=missing)
     # Fifty pointers are more than a task should carry: one to all of them.
     refs = published(models, strategy, state, terms)
     ticket, key = brief.ticket, f"{brief.ticket.key}/models"

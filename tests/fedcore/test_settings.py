@@ -124,7 +124,7 @@ def test_the_form_asks_in_the_order_of_the_design():
     properties = TrainingConfig.model_json_schema()["properties"]
     assert sorted(properties, key=lambda name: properties[name]["position"]) == [
         "name", "experiment", "seed", "rounds", "data", "model", "local", "workers", "strategy",
-        "sampling", "terms", "disclosure", "backend", "clock", "stop",
+        "sampling", "terms", "disclosure", "evaluation", "backend", "clock", "stop",
     ]  # fmt: skip
 
 
