@@ -12,6 +12,7 @@ from fedcore.errors import Incompatible, WorkerUnreachable
 from fedcore.federation import found
 from fedcore.settings import parse
 from fedcore.simulation import rounds
+from fedcore.store import open_store
 from fedcore.workers import VirtualWorker
 
 
@@ -88,7 +89,9 @@ def test_it_leaves_nothing_behind(kind):
         here = made.named(f"on-{kind}-{between}", attempt=1)
         for state in rounds(here):
             if between:
+                known = open_store(f"live:on-{kind}-True/memory").names()
                 first = cross_site(here, state)
+                assert open_store(f"live:on-{kind}-True/memory").names() == known
                 again = cross_site(here, state)
                 assert torch.equal(first.values["loss"], again.values["loss"])
         digests.append(state.model.digest)
