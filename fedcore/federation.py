@@ -20,13 +20,16 @@ from fedcore.settings import TrainingConfig
 from fedcore.settings.aggregators import FLTrust
 from fedcore.settings.participation import All, RealClock
 from fedcore.settings.strategies import Averaging, StrategySettings
-from fedcore.settings.training import SimulatedWorkers
+from fedcore.settings.training import GroupedWorkers, SimulatedWorkers
+from fedcore.shares import share
 from fedcore.store import LIVE, fetch, put
 from fedcore.strategies import centralised, strategy_of
 from fedcore.strategy import Strategy
 from fedcore.terms import Terms
 from fedcore.values import Description, ServerState
-from fedcore.workers import CohortWorker, VirtualWorker, Worker
+from fedcore.weightings import BySteps, Normalised
+from fedcore.workers import CohortWorker, GroupWorker, VirtualWorker, Worker
+from fedcore.workers.group import FEWEST
 
 __all__ = ["CENTRALISED", "Federation", "check_cross_site", "found", "found_with", "pool"]
 
@@ -69,22 +72,51 @@ def found(config: TrainingConfig, *, stores: str = LIVE, memories: str = LIVE) -
 
 
 def _workers(config: TrainingConfig, dealt: Dealt, *, stores: str, memories: str) -> list[Worker]:
-    if not isinstance(config.workers, SimulatedWorkers):
-        return [
-            VirtualWorker.holding(id, data, stores=stores, memories=memories)
-            for id, data in dealt.workers.items()
-        ]
-    hosts, count = config.workers.hosts, len(dealt.parts)
+    settings = config.workers
+    if isinstance(settings, SimulatedWorkers):
+        return _hosts(settings, dealt, stores=stores, memories=memories)
+    each: list[Worker] = [
+        VirtualWorker.holding(id, data, stores=stores, memories=memories)
+        for id, data in dealt.workers.items()
+    ]
+    return _groups(settings, each, stores=stores) if isinstance(settings, GroupedWorkers) else each
+
+
+def _hosts(settings: SimulatedWorkers, dealt: Dealt, *, stores: str, memories: str) -> list[Worker]:
+    hosts, count = settings.hosts, len(dealt.parts)
     if hosts > count:
         raise Incompatible(
             f"workers.hosts must be at most the number of workers, {count}; given: {hosts}; "
             "lower it."
         )
-    ids = [f"host-{number:0{len(str(hosts))}d}" for number in range(1, hosts + 1)]
+    ids = _named("host", hosts)
     sharing = CohortWorker.sharing(
-        ids, dealt.holdings, engine=config.workers.engine, stores=stores, memories=memories
+        ids, dealt.holdings, engine=settings.engine, stores=stores, memories=memories
     )
     return [*sharing]
+
+
+def _groups(settings: GroupedWorkers, members: Sequence[Worker], *, stores: str) -> list[Worker]:
+    groups, count = settings.groups, len(members)
+    if groups * FEWEST > count:
+        raise Incompatible(
+            f"workers.groups must be so few that each has {FEWEST} of the {count} members; given: "
+            f"{groups}; lower it."
+        )
+    shares = [share(count, host=number, hosts=groups) for number in range(groups)]
+    return [
+        GroupWorker.of(
+            id,
+            members[own.start : own.stop],
+            inner_rounds=settings.inner_rounds,
+            stores=stores,
+        )
+        for id, own in zip(_named("group", groups), shares, strict=True)
+    ]
+
+
+def _named(what: str, count: int) -> list[str]:
+    return [f"{what}-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
 
 
 def pool(config: TrainingConfig, *, stores: str = LIVE, memories: str = LIVE) -> Federation:
@@ -151,6 +183,8 @@ def found_with(
     )
     terms = replace(terms, root=root)
     personal = kept_at_workers(strategy.exchange, build(plan))
+    if any(isinstance(worker, GroupWorker) for worker in workers):
+        _check_for_groups(strategy, terms, personal=personal)
     start = strategy.init(initial_state(plan, seed=config.seed), personal=personal)
     made = Federation(config, strategy, list(workers), descriptions, terms, start, test)
     if config.evaluation.cross_site:
@@ -256,4 +290,16 @@ def _check(config: TrainingConfig, descriptions: Sequence[Description], *, count
         raise Incompatible(
             f"terms.quorum must be at most the {asked} workers asked in a round; given: "
             f"{config.terms.quorum}; lower it."
+        )
+
+
+def _check_for_groups(strategy: Strategy, terms: Terms, *, personal: Sequence[str]) -> None:
+    """A group answers as one worker: what must be known of, or kept at, each member is lost."""
+    told = strategy.weightings(terms, round=1)
+    each = any(w.needs or isinstance(w, BySteps | Normalised) for w in told)
+    if each or strategy.correction or strategy.anchor is not None or personal:
+        raise Incompatible(
+            "Groups of workers must be given a strategy that neither measures nor keeps anything "
+            f"for each one; given: {strategy.name}{' with tensors that stay' if personal else ''}; "
+            "choose fedavg, fedprox or one with a server optimiser, or set workers.kind virtual."
         )

@@ -205,7 +205,7 @@ def test_the_table_of_what_is_in_the_box_is_complete():
 def test_the_limits_are_those_of_the_settings():
     fields = TrainingConfig.model_fields
     assert get_args(fields["disclosure"].annotation) == ("open",)
-    assert kinds(fields["workers"].annotation) == ["virtual", "simulated"]
+    assert kinds(fields["workers"].annotation) == ["virtual", "simulated", "grouped"]
 
 
 def test_make_run_trains_what_the_readme_says():

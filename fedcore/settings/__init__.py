@@ -11,6 +11,7 @@ from fedcore.settings.model import Initial, Loss, Metric, Model
 from fedcore.settings.participation import Sampling, StopSettings, TermsSettings
 from fedcore.settings.strategies import StrategySettings
 from fedcore.settings.training import (
+    GroupedWorkers,
     LocalSettings,
     SimulatedWorkers,
     TrainingConfig,
@@ -20,6 +21,7 @@ from fedcore.settings.training import (
 __all__ = [
     "DataSettings",
     "EvaluationSettings",
+    "GroupedWorkers",
     "Initial",
     "LocalSettings",
     "Loss",

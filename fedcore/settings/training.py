@@ -25,6 +25,7 @@ __all__ = [
     "Cosine",
     "Engine",
     "Exponential",
+    "GroupedWorkers",
     "LocalSettings",
     "Momentum",
     "Optimiser",
@@ -179,12 +180,38 @@ class SimulatedWorkers(Settings):
         return None if isinstance(self.partition, ByColumn) else _numbered(self.count)
 
 
+class GroupedWorkers(Settings):
+    """Workers in groups: a group trains and averages on its own between two rounds, then answers
+    as one worker, so that nobody above it learns of a single member.
+
+    Liu et al. 2020, Client-Edge-Cloud Hierarchical Federated Learning, algorithm 1 (HierFAVG).
+    """
+
+    kind: Literal["grouped"] = "grouped"
+    count: int = Field(12, ge=2, le=10_000)
+    """How many members all groups have. A partition by column makes one for each value."""
+    groups: int = Field(3, ge=1, le=5000)
+    """Groups that share the members, neighbours together; each has two or more of them."""
+    inner_rounds: int = Field(1, ge=1, le=1000)
+    """Rounds that the members of a group train and are averaged in, for each round of the groups.
+    local.learning_rate's schedule goes by the latter."""
+    partition: Partition = Dirichlet()
+    """How the records are dealt out to the members."""
+
+    def names(self) -> list[str] | None:
+        """The members' ids; None when the values of a column decide."""
+        return None if isinstance(self.partition, ByColumn) else _numbered(self.count)
+
+
 def _numbered(count: int) -> list[str]:
     width = len(str(count))
     return [f"worker-{number:0{width}d}" for number in range(1, count + 1)]
 
 
-Workers = Annotated[VirtualWorkers | SimulatedWorkers, by_kind(VirtualWorkers, SimulatedWorkers)]
+Workers = Annotated[
+    VirtualWorkers | SimulatedWorkers | GroupedWorkers,
+    by_kind(VirtualWorkers, SimulatedWorkers, GroupedWorkers),
+]
 
 
 class TrainingConfig(Settings):

@@ -90,12 +90,9 @@ class VirtualWorker:
         with self.custody.guarded("fetch", update):
             made = self.custody.own(update, Update, verb="fetch")
 
-            def seal() -> Sealed:
-                row = Layout.of(made.trained).flatten(made.trained)
-                who = Contribution(self.id, made.weight, dict(made.measures))
-                return Sealed(made.ticket, Contributions.of([who]), rows=row.unsqueeze(0))
-
-            return self.custody.once(made.ticket, seal, kind=Sealed)
+            return self.custody.once(
+                made.ticket, lambda: sealed_alone(made, worker=self.id), kind=Sealed
+            )
 
     def evaluate(self, model: Ref) -> Ref:
         """Loss and metrics of the received model on the worker's records, as sums."""
@@ -112,6 +109,13 @@ class VirtualWorker:
     def forget(self, ticket: Ticket) -> None:
         """Drop what was kept for retries of this ticket."""
         self.custody.forget(ticket)
+
+
+def sealed_alone(update: Update, *, worker: str) -> Sealed:
+    """An update in the clear, as the one row of whoever made it."""
+    row = Layout.of(update.trained).flatten(update.trained)
+    who = Contribution(worker, update.weight, dict(update.measures))
+    return Sealed(update.ticket, Contributions.of([who]), rows=row.unsqueeze(0))
 
 
 def evaluated_on(

@@ -5,6 +5,7 @@ import threading
 from importlib import import_module
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from fedcore.settings import parse
 from fedcore.store import fetch, open_store
 from fedcore.strategies import fedavg
 from fedcore.values import Contributions, Ref, Sealed
-from fedcore.workers import CohortWorker, VirtualWorker
+from fedcore.workers import CohortWorker, GroupWorker, VirtualWorker
 
 DATA = Dataset(torch.arange(12.0).reshape(6, 2) / 12, torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"))
 
@@ -29,11 +30,27 @@ def cohort(id: str, data: Dataset):
     return CohortWorker.holding(id, Holdings((id,), torch.tensor([len(data)]), data))
 
 
-KINDS = {"virtual": virtual, "cohort": cohort}
-UPDATES = {"virtual": "Update", "cohort": "CohortUpdate"}
+def group(id: str, data: Dataset):
+    half = len(data) // 2
+    parts = {f"{id}-1": range(half), f"{id}-2": range(half, len(data))}
+    members = [
+        VirtualWorker.holding(name, data.take(np.array(part))) for name, part in parts.items()
+    ]
+    return GroupWorker.of(id, members)
+
+
+def data_of(worker):
+    """A pointer to records behind the handle."""
+    return worker.members[0].data if isinstance(worker, GroupWorker) else worker.data
+
+
+KINDS = {"virtual": virtual, "cohort": cohort, "group": group}
+UPDATES = {"virtual": "Update", "cohort": "CohortUpdate", "group": "Update"}
+TRAIN_AT_ONCE = {"virtual": 1, "cohort": 1, "group": 2}
 TRAINERS = {
     "virtual": "fedcore.workers.virtual.train_locally",
     "cohort": "fedcore.workers.cohort.participate_together",
+    "group": "fedcore.workers.virtual.train_locally",
 }
 
 
@@ -86,7 +103,7 @@ def test_verbs_asked_at_the_same_time_train_once(kind, worker, brief, monkeypatc
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(calls) == 1
+    assert len(calls) == TRAIN_AT_ONCE[kind]
 
 
 def test_training_twice_gives_the_same_bits(kind, brief):
@@ -105,7 +122,7 @@ def test_a_worker_never_hands_over_its_data(worker, brief, verb):
     with pytest.raises(
         WorkerRefused, match=r"bob in round 0.*pointer to a (Dataset|Holdings).*unchanged"
     ):
-        getattr(worker, verb)(worker.data)
+        getattr(worker, verb)(data_of(worker))
 
 
 def test_a_pointer_to_another_workers_update_is_refused(kind, worker, brief):
