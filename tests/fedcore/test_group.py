@@ -1,7 +1,9 @@
 """Groups: workers that coordinate workers, beside no groups and beside nested loops."""
 
-from dataclasses import dataclass, fields, is_dataclass
+import pickle
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
+from uuid import uuid4
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from fedcore.admission import admitted
 from fedcore.data import Dataset, deal
 from fedcore.errors import (
     FedroundsError,
+    Incompatible,
     QuorumNotMet,
     WorkerFailed,
     WorkerUnreachable,
@@ -25,7 +28,8 @@ from fedcore.store import fetch
 from fedcore.strategies import strategy_of
 from fedcore.trees import Layout
 from fedcore.values import Contributions, Ref, Sealed
-from fedcore.workers import GroupWorker, VirtualWorker
+from fedcore.workers import CohortWorker, GroupWorker, VirtualWorker
+from fedcore.workers.placed import Placed
 
 BASE = {
     "rounds": 3,
@@ -83,7 +87,7 @@ def sgd(config, module, data, number):
             module.zero_grad()
             loss = cross_entropy(module(data.features[batch]), data.targets[batch])
             loss.backward()
-            total += float(loss) * len(batch)
+            total += loss.item() * len(batch)
             with torch.no_grad():
                 for p in module.parameters():
                     p -= config.local.learning_rate * p.grad
@@ -199,8 +203,9 @@ def test_the_coordinator_learns_nothing_of_a_single_member(inner_rounds):
         assert float(sealed.contributions.weights) == records == whole.measures["seen"]
         # No member's own weights or loss after its last training is what went up.
         for member in group.members:
-            (inner,) = (t for t in [group._inner(brief.ticket)[-1]])
-            own = fetch(Ref(member.id, "Sealed", member.store, f"{inner.key}/Sealed"), Sealed)
+            kept = [k for k in open_store(member.store).names() if k.endswith("/Sealed")]
+            (newest,) = (k for k in kept if k.startswith(f"quiet/{group.id}/{inner_rounds}/"))
+            own = fetch(Ref(member.id, "Sealed", member.store, newest), Sealed)
             assert not torch.allclose(own.rows, sealed.rows, atol=1e-5)
             loss, up = own.contributions.measures["loss"], sealed.contributions.measures["loss"]
             assert float(loss) < float(up)
@@ -246,7 +251,7 @@ SAMPLE = Dataset(torch.zeros(2, 4), torch.tensor([0, 1]), ("a", "b"))
 def among(workers, **changes):
     made = parse({**BASE, **changes})
     strategy = strategy_of(made.strategy)
-    return found_with(made, workers, strategy, sample=SAMPLE).named("among", attempt=1)
+    return found_with(made, workers, strategy, sample=SAMPLE).named(uuid4().hex, attempt=1)
 
 
 @pytest.mark.parametrize(
@@ -285,5 +290,165 @@ def test_numbers_of_a_member_that_are_not_finite_are_the_groups():
     with pytest.raises(FedroundsError, match=r"NaN or infinity in .* from west\.") as raised:
         next(rounds(among([east, west])))
     assert "mallory" not in str(raised.value)
-    with pytest.raises(QuorumNotMet, match="west"):
-        next(rounds(among([east, west], terms={"quorum": 2}, rounds=1)))
+    state = next(rounds(among([east, west], terms={"quorum": 1})))
+    assert state.record.contributions.workers == ("east",)
+    assert set(state.record.missing) == {"west"}
+
+
+# How it works inside.
+
+
+def test_a_retry_finds_the_work_done_and_forgetting_leaves_nothing_anywhere():
+    workers = crowd(inner_rounds=3)
+    federation = among(workers)
+    calls = []
+    brief, refs, _ = asked(federation)
+    for group, ref in zip(workers, refs, strict=True):
+        calls.append(fetch(ref, Sealed) is fetch(group.fetch(group.train(group.send(
+            publish(brief, terms=federation.terms, wave="again")
+        ))), Sealed))  # fmt: skip
+        group.forget(brief.ticket)
+    assert calls == [True, True]
+    every = [each.store for group in workers for each in (group, *group.members)]
+    left = [key for store in every for key in open_store(store).names()]
+    assert not [key for key in left if key.startswith(brief.ticket.run)]
+
+
+def test_inner_rounds_count_on_so_that_no_two_draw_the_same_batches():
+    told = []
+    workers = crowd(inner_rounds=3)
+    member = workers[0].members[0]
+    real = VirtualWorker.train
+
+    def listening(worker, model):
+        if worker.id == member.id:
+            told.append((model.ticket.run, model.ticket.round))
+        return real(worker, model)
+
+    federation = among(workers, rounds=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VirtualWorker, "train", listening)
+        assert len(list(rounds(federation))) == 2
+    run = f"{federation.terms.run}/east"
+    assert told == [(run, number) for number in range(1, 7)]
+
+
+@dataclass
+class Elsewhere:
+    """Pickles what it is given, as a cluster would."""
+
+    count: int = 2
+
+    def call(self, verb, ref):
+        verb, ref = pickle.loads(pickle.dumps((verb, ref)))
+        return verb(ref)
+
+
+def test_groups_work_in_another_process_over_files_with_the_same_bits(tmp_path):
+    made = config(workers={"inner_rounds": 2}, rounds=2)
+    here = last(made)
+    federation = found(made, stores=f"file://{tmp_path}/")
+    placed = [Placed(worker, Elsewhere()) for worker in federation.workers]
+    terms = replace(federation.terms, shared=f"file://{tmp_path}/coordinator")
+    away = replace(federation, workers=placed, terms=terms).named("away", attempt=1)
+    *_, there = rounds(away)
+    assert there.model.digest == here.model.digest
+    left = [path.name for path in tmp_path.rglob("away*") if path.parent.name != "coordinator"]
+    assert left == []
+
+
+def test_a_group_may_hold_groups_and_cohorts():
+    """Everybody in one group of one inner round is FedAvg, however they are nested."""
+    made = config("virtual")
+    dealt = deal(made.data, made.workers, made.model.loss, seed=made.seed)
+    workers = [VirtualWorker.holding(id, data) for id, data in dealt.workers.items()]
+    tail = CohortWorker.holding("tail", dealt.holdings.part(range(5, 9)))
+    inner = GroupWorker.of("inner", workers[2:5])
+    tree = GroupWorker.of("tree", [workers[0], workers[1], inner, tail])
+    strategy = strategy_of(made.strategy)
+    federation = found_with(made, [tree], strategy, sample=dealt.sample, test=dealt.test)
+    *_, nested_state = rounds(federation.named(uuid4().hex, attempt=1))
+    apart = last(made)
+    torch.testing.assert_close(flat(nested_state.model), flat(apart.model), rtol=1e-5, atol=2e-6)
+    assert nested_state.record.contributions.workers == ("tree",)
+
+
+# What goes with groups.
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": {"kind": "fedavg", "aggregator": {"kind": "coordinate_median"}}},
+        {"strategy": {"kind": "fedavg", "aggregator": {"kind": "krum", "faulty": 0}}},
+        {"strategy": {"kind": "sequential"}},
+        {"sampling": {"kind": "uniform", "count": 2}},
+        {"workers": {"inner_rounds": 2}, "strategy": {"kind": "fedyogi"}},
+    ],
+    ids=str,
+)
+def test_it_learns(changes):
+    state = last(config(**changes))
+    assert state.record.metrics["test_accuracy"] > 0.25  # ten digits
+    assert state == replace(last(config(**changes)), record=state.record)
+
+
+def test_an_aggregator_over_groups_is_one_of_their_means():
+    """The median of what four groups say, each by itself."""
+    made = config(
+        rounds=1, strategy={"kind": "fedavg", "aggregator": {"kind": "coordinate_median"}}
+    )
+    federation = found(made).named(uuid4().hex, attempt=1)
+    _, refs, _ = asked(federation)
+    rows = torch.cat([fetch(ref, Sealed).rows for ref in refs]).double().sort(dim=0).values
+    expected = (rows[1] + rows[2]) / 2
+    torch.testing.assert_close(flat(last(made).model).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"strategy": {"kind": "scaffold"}}, "given: scaffold; choose fedavg"),
+        ({"strategy": {"kind": "feddyn"}}, "given: feddyn;"),
+        ({"strategy": {"kind": "fednova"}}, "given: fednova;"),
+        ({"strategy": {"kind": "qfedavg"}}, "given: qfedavg;"),
+        ({"strategy": {"kind": "ditto"}}, "given: ditto; .*or set workers.kind virtual"),
+        ({"strategy": {"kind": "fedper"}}, "given: fedper with tensors that stay"),
+        (
+            {"strategy": {"kind": "fedavg", "exchange": ["0.*"]}},
+            "given: fedavg with tensors that stay",
+        ),
+        ({"workers": {"groups": 5}}, "each has 2 of the 9 members; given: 5; lower it"),
+        ({"sampling": {"kind": "uniform", "count": 5}}, "sampling.count .* 4; given: 5"),
+        ({"terms": {"quorum": 5}}, "at most the 4 workers asked"),
+    ],
+)
+def test_what_does_not_go_with_groups_is_refused(changes, said):
+    with pytest.raises(Incompatible, match=said):
+        found(config(**changes))
+
+
+def test_a_group_of_one_or_of_namesakes_is_refused():
+    east, west = crowd()
+    for members in (east.members[:1], [east.members[0], east.members[0]], []):
+        with pytest.raises(Incompatible, match=r"at least 2 members of distinct names.*in north"):
+            GroupWorker.of("north", members)
+    assert len(GroupWorker.of("north", [east, west]).members) == 2
+
+
+def test_members_whose_records_do_not_match_are_refused():
+    (east, _) = crowd()
+    odd = VirtualWorker.holding("odd", Dataset(torch.zeros(2, 9), torch.tensor([0, 1]), ("a", "b")))
+    mixed = GroupWorker.of("mixed", [*east.members, odd])
+    with pytest.raises(Incompatible, match=r"members of mixed.*given: \[\(4,\), \(9,\)\]"):
+        mixed.describe()
+
+
+def test_values_of_a_column_are_members():
+    settings = {
+        "data": {"source": {"kind": "digits"}},
+        "workers": {"partition": {"kind": "by_column", "column": "label"}, "groups": 5},
+    }
+    federation = found(config(**settings))
+    assert [group.id for group in federation.workers] == [f"group-{n}" for n in range(1, 6)]
+    assert [len(group.members) for group in federation.workers] == [2] * 5
