@@ -90,7 +90,13 @@ def _own(
     if brief.personal is None:
         return {}
     if brief.personal.anchor is None:
-        return {n: t for n, t in update.trained.items() if n not in brief.model.names}
+        # What is as at the start, like a frozen base, need not be kept: `whole` has it.
+        first = _first(brief.blueprint, brief.plan.seed).tensors
+        return {
+            name: tensor
+            for name, tensor in update.trained.items()
+            if name not in brief.model.names and not torch.equal(tensor, first[name])
+        }
     start = brief.model.replaced(remembered.own)
     held = Anchored(brief.personal.anchor, brief.model.parameters)
     return train_locally(replace(brief, model=start, rule=held), data, worker=worker).trained

@@ -43,9 +43,25 @@ class Matching:
     patterns: tuple[str, ...]
 
     def stays(self, module: nn.Module) -> set[str]:
-        """The others."""
-        names = set(_tensors(module))
-        return {n for n in names if not any(fnmatchcase(n, p) for p in self.patterns)}
+        """The others.
+
+        Raises:
+            ConfigError: a pattern that matches no tensor, or patterns that match all.
+        """
+        names = _tensors(module)
+        for pattern in self.patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ConfigError(
+                    f"Every pattern in strategy.exchange must match a tensor; given: {pattern}, "
+                    f"and {_few(names)}; change it."
+                )
+        stays = {n for n in names if not any(fnmatchcase(n, p) for p in self.patterns)}
+        if not stays:
+            raise ConfigError(
+                f"Patterns in strategy.exchange must leave out some tensor; given: all of "
+                f"{_few(names)} match; leave strategy.exchange out, and all of them travel."
+            )
+        return stays
 
 
 @dataclass(frozen=True)
@@ -100,10 +116,10 @@ def kept_at_workers(exchange: Exchange, module: nn.Module) -> tuple[str, ...]:
             f"{'batch norm' if isinstance(exchange, AllButNorms) else 'any that stay'}, with "
             f"{_few(every)}; choose fedavg, or another model."
         )
-    if not any(name not in stays for name, _ in module.named_parameters()):
+    if not any(p.requires_grad and name not in stays for name, p in module.named_parameters()):
         raise ConfigError(
-            f"Some parameter must travel; given: none of {_few(every)} does; change the patterns "
-            "in strategy.exchange, or the number of strategy.layers."
+            f"Some parameter that is trained must travel; given: none of {_few(every)} does; "
+            "change the patterns in strategy.exchange, or the number of strategy.layers."
         )
     return tuple(sorted(stays))
 
