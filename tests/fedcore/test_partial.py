@@ -1,4 +1,4 @@
-"""Partial exchange: only adapters travel, as in the module that docs/personal-and-partial.md shows."""
+"""Partial exchange: only adapters travel, as docs/personal-and-partial.md shows it."""
 
 import re
 from dataclasses import replace
