@@ -52,7 +52,10 @@ def fault(sealed: Sealed, worker: str, brief: Brief, *, terms: Terms) -> Fault |
         shown = _who(sealed)
         by = f", from {', '.join(shown)}" if shown else ""
         return Fault(f"NaN or infinity in {', '.join(broken)}{by}", broken, shown)
-    reason = _measures(sealed.contributions, brief, records=records) or _size(sealed, brief, terms)
+    turns = max(each.turns for each in behind)
+    reason = _measures(sealed.contributions, brief, records=records, turns=turns) or _size(
+        sealed, brief, terms
+    )
     return Fault(reason) if reason else None
 
 
@@ -164,11 +167,12 @@ def _who(sealed: Sealed) -> tuple[str, ...]:
     return tuple(w for w, shown in zip(counted.workers, bad.tolist(), strict=True) if shown)
 
 
-def _measures(counted: Contributions, brief: Brief, *, records: int) -> str:
+def _measures(counted: Contributions, brief: Brief, *, records: int, turns: int) -> str:
     """Whether a worker can have measured that, and counts by it as much as a number can say."""
     plan = brief.plan
     batch = min(plan.batch_size or records, records)
     most = plan.steps if plan.steps is not None else plan.epochs * -(-records // batch)
+    most *= turns
     for name, bound in (("steps", most), ("seen", most * batch)):
         column = counted.measures[name]
         if not bool(((column > 0) & (column <= bound)).all()):

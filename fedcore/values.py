@@ -356,6 +356,9 @@ class Description:
     """sha256 of the data: says whether two trainings saw the same records."""
     workers: int = 1
     """Data holders that this speaks of."""
+    turns: int = 1
+    """How often, at most, somebody behind a worker starts local training in a round: more than once
+    where it coordinates workers of its own."""
     members: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """`labels` of each of a cohort's workers, if these are not too many to be told apart."""
 

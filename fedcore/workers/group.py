@@ -88,6 +88,7 @@ class GroupWorker:
         return Description(
             worker=self.id,
             records=sum(description.records for description in each),
+            turns=self.inner_rounds * sum(description.turns for description in each),
             inputs=each[0].inputs,
             labels=labels,
             fingerprint=sha256("".join(d.fingerprint for d in each).encode()).hexdigest(),

@@ -16,10 +16,10 @@ from fedcore.federation import Federation, found_with
 from fedcore.initial import load_into
 from fedcore.local import module_for
 from fedcore.rounds import publish
-from fedcore.sampling import drawn
 from fedcore.seeds import derive
+from fedcore.selection import select
 from fedcore.settings import parse
-from fedcore.settings.training import Uniform
+from fedcore.settings.participation import Uniform
 from fedcore.simulation import rounds
 from fedcore.store import fetch
 from fedcore.strategies import fedavg, feddyn, fednova, fedprox, scaffold
@@ -78,7 +78,7 @@ class Straggler:
         """The brief, or the same with fewer epochs."""
         given = fetch(brief, Brief)
         terms, round = self.punctual, given.ticket.round
-        full = drawn(terms, round=round)
+        full = select(terms, ServerState(round - 1, given.model)).places
         if full is None or self.place in full.tolist():
             return self.worker.send(brief)
         stream = derive(terms.seed, round, self.id, "straggling")

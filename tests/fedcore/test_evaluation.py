@@ -94,7 +94,8 @@ def test_a_round_in_which_nobody_measured_says_nothing_rather_than_zero():
     names = {name.split("_")[0] for name in records[0].metrics}
     assert names == {"train", "round", "workers", "bytes"}
     assert [name for name in records[0].metrics if name.startswith("workers_")] == [
-        "workers_arrived"
+        "workers_arrived",
+        "workers_refused",
     ]
 
 

@@ -14,7 +14,6 @@ from fedcore.data import Dataset, deal
 from fedcore.errors import (
     FedroundsError,
     Incompatible,
-    QuorumNotMet,
     WorkerFailed,
     WorkerUnreachable,
 )
@@ -24,7 +23,7 @@ from fedcore.rounds import publish, reveal
 from fedcore.seeds import derive
 from fedcore.settings import parse
 from fedcore.simulation import rounds, simulate
-from fedcore.store import fetch
+from fedcore.store import fetch, open_store
 from fedcore.strategies import strategy_of
 from fedcore.trees import Layout
 from fedcore.values import Contributions, Ref, Sealed
@@ -180,7 +179,9 @@ def test_the_coordinator_learns_nothing_of_a_single_member(inner_rounds):
     federation = found(made).named("quiet", attempt=1)
     held = deal(made.data, made.workers, made.model.loss, seed=made.seed).workers
     brief, refs, sums = asked(federation)
-    total = reveal(admitted(refs, brief, terms=federation.terms, missing={}), brief)
+    told = {ref.owner: ref for ref in refs}
+    came = admitted(told, brief, federation.terms, asked=len(told), missing={})
+    total = reveal(came, brief)
     learnt = [
         *federation.descriptions, *refs, *sums, total.contributions,
         *(fetch(ref, Sealed) for ref in refs), *(fetch(ref, Contributions) for ref in sums),
