@@ -13,6 +13,7 @@ from fedcore.data import Dataset
 from fedcore.data.holdings import Holdings
 from fedcore.federation import found_with
 from fedcore.initial import load_into
+from fedcore.local import train_locally
 from fedcore.models import build
 from fedcore.reference import reference_training
 from fedcore.rounds import publish
@@ -21,8 +22,10 @@ from fedcore.settings.strategies import StrategySettings
 from fedcore.simulation import rounds
 from fedcore.store import fetch
 from fedcore.strategies import strategy_of
+from fedcore.trees import Layout
 from fedcore.values import Contributions
 from fedcore.workers import CohortWorker, VirtualWorker
+from tests.oracle import aggregation as loops
 
 STRATEGIES = [
     {"kind": "fedavg"},
@@ -184,3 +187,26 @@ def test_batch_norms_and_personal_parts_agree_with_the_oracle(strategy, kind):
     momentum = {"kind": "momentum", "momentum": 0.5}
     config = config_of(strategy, "normed", sampled=3, optimiser=momentum, batch_size=4, epochs=2)
     agree(config, [8, 4, 12, 6, 10], kind)
+
+
+def test_centred_clipping_goes_on_from_the_step_of_the_round_before():
+    """Karimireddy et al. 2021, algorithm 2: v starts from the last v, not from 0."""
+    rule = {"kind": "centred_clipping", "radius": 0.05, "iterations": 2}
+    config = config_of({"kind": "fedavg", "aggregator": rule}, "perceptron", sampled=0)
+    holdings = held([5, 3, 8])
+    federation = found_with(
+        config, handles("virtual", holdings), strategy_of(config.strategy), sample=holdings.records
+    ).named(uuid.uuid4().hex, attempt=1)
+    layout = Layout.of(federation.start.model.averaged)
+    models = [layout.flatten(federation.start.model.averaged)]
+    previous = [0.0] * layout.size
+    state = federation.start
+    for after in rounds(federation):
+        brief = federation.strategy.brief(state, federation.terms)
+        each = [train_locally(brief, holdings.of(k), worker="") for k in range(3)]
+        rows = [(layout.flatten(made.trained) - models[-1]).tolist() for made in each]
+        previous = loops.centred_clipping(rows, previous, radius=0.05, iterations=2)
+        models.append(layout.flatten(after.model.averaged))
+        moved = models[-1] - models[-2]
+        torch.testing.assert_close(moved, torch.tensor(previous).double(), rtol=1e-6, atol=1e-7)
+        state = after
