@@ -89,7 +89,7 @@ def _how(engine: str) -> str:
     """`low_rank: 2 of 3 ...` as what a person reads."""
     name, _, why = engine.partition(": ")
     words = {"low_rank": "together", "stacked": "together", "loop": "one by one"}
-    return f"{words[name]}, engine {name}: {why}"
+    return f"{words.get(name, 'in its own way')}, engine {name}: {why}"
 
 
 def _counted(number: int, what: str) -> str:

@@ -68,7 +68,7 @@ def rounds_table(records: Sequence[RoundRecord]) -> None:
     """One row per round: what a person scans for."""
     # A page takes its columns from the first row.
     names = dict.fromkeys(name for record in records for name in record.metrics)
-    hidden = ("bytes_up", "bytes_down", "workers_arrived")
+    hidden = ("bytes_up", "bytes_down", "workers_arrived", "workers_refused")
     shown = [name for name in names if name not in hidden]
     _table(
         "rounds",

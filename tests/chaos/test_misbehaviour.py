@@ -123,6 +123,7 @@ def check(config, folder, stops, scene):
         for name in counted:
             assert scene.done[round, name][1] in HARMLESS, (round, name, scene.done[round, name])
         before = state.model
+    assert stops
     for stop in stops:
         assert len(stop.missing) > WORKERS - QUORUM
         assert all(f"{name} ({why})" in str(stop) for name, why in stop.missing.items())
@@ -130,7 +131,7 @@ def check(config, folder, stops, scene):
 
 
 def test_thirty_rounds_among_misbehaving_workers_end_right(trained):
-    check(*trained(30, seed=1))
+    check(*trained(30, seed=8))  # which has each of the misdeeds, and stops three times
 
 
 @pytest.mark.soak
@@ -141,8 +142,7 @@ def test_two_hundred_rounds_among_misbehaving_workers_end_right(trained):
 
 HANGS = """
 import threading
-from dataclasses import replace
-from fedcore.federation import found
+from fedcore.checkpoint import RunFolder
 from fedcore.settings import parse
 from fedcore.workers.virtual import VirtualWorker
 from flows.federated import federated_training
@@ -161,7 +161,7 @@ apply_client_defaults()
 tracking.prepare()
 done = federated_training(parse({"rounds": 2, "workers": {"kind": "virtual", "count": 3},
     "terms": {"quorum": 1, "deadline": 5, "retries": 0}}))
-print("finished", done.rounds, flush=True)
+print([dict(record.missing) for record in RunFolder.of(done.run_id).records()], flush=True)
 """
 
 
@@ -176,4 +176,4 @@ def test_a_worker_that_hangs_for_good_holds_up_neither_the_flow_nor_the_process(
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert "finished 2" in done.stdout
+    assert done.stdout == f"{[{'worker-1': 'no answer within 5 s'}] * 2}\n"

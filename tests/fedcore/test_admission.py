@@ -331,7 +331,7 @@ def test_good_answers_are_all_admitted_in_their_order():
     assert [ref.owner for ref in found.refs] == list(NAMES)
 
 
-@pytest.mark.parametrize("value", [1e308, -1e308])
+@pytest.mark.parametrize("value", [1e308, -1e308, 2e307])
 def test_numbers_that_would_overflow_the_sum_are_refused_and_do_not_end_the_round(value):
     """Each is finite, and so is the row; weighted, or summed over the workers, it is not."""
     given = Round()

@@ -101,6 +101,7 @@ def test_metrics_have_the_names_of_the_code_and_one_point_a_round(client, done):
     for name in (
         "train_loss", "test_loss", "test_accuracy", "round_seconds", "bytes_up", "bytes_down",
         "workers_arrived",
+        "workers_refused",
     ):  # fmt: skip
         history = client.get_metric_history(done.run_id, name)
         assert [m.step for m in history] == [1, 2, 3]
