@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.baselines [synthetic|mcmahan] [--picture FILE.png]
 
-Without a name, both. `synthetic` takes about ten minutes on one core and `mcmahan` three; this one
+Without a name, both. `synthetic` takes about eleven minutes of a core, `mcmahan` five. This one
 reads real digits where FEDROUNDS_BENCH_DATA says (tests/benchmarks/workloads.py), and learns
 scikit-learn's small ones where it does not. `--picture` draws the curves of `synthetic`.
 """

@@ -14,7 +14,7 @@ from fedcore.strategies import fedavg, fedprox
 from tests.benchmarks.heterogeneity import curve, training
 from tests.benchmarks.rounds_to_target import DIGITS, Cell, reached
 
-LENGTH, EPOCHS, LAST = 30, 10, 10
+LENGTH, EPOCHS, LAST = 15, 10, 5
 
 
 @cache
