@@ -12,6 +12,7 @@ from fedcore.errors import ConfigError, FedroundsError, nearest
 
 if TYPE_CHECKING:
     from fedcore.settings import TrainingConfig
+    from fedcore.settings.comparison import Comparison
 
 __all__ = ["app", "main"]
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 
 CONFIGS = Path(__file__).parent / "configs"
+COMPARISONS = Path(__file__).parent / "comparisons"
 
 NameOrFile = Annotated[
     str | None,
@@ -114,6 +116,32 @@ def _train(
 
 
 @app.command()
+def compare(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|FILE]",
+            help="A named comparison (digits-comparison) or a YAML file.",
+            show_default="digits-comparison",
+        ),
+    ] = None,
+    changes: Changes = [],  # noqa: B006 - typer reads the default once
+    seeds: Annotated[int | None, typer.Option(help="How many seeds each case gets.")] = None,
+    resume: Resume = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train several cases over several seeds, and set them side by side."""
+    with _clear_errors(debug=debug, again="fedrounds compare --resume latest"):
+        changes = changes if seeds is None else [*changes, f"seeds={seeds}"]
+        given = None if resume and name is None and not changes else _comparison(name, changes)
+        _needs("prefect", extra="flows")
+        from deployments.comparison import run_comparison
+
+        run_comparison(given, resume=resume, json=json)
+
+
+@app.command()
 def evaluate(
     run: Run,
     round: Annotated[
@@ -171,15 +199,25 @@ def _config(name: str | None, changes: list[str]) -> "TrainingConfig":
     return configured(_file(name or "digits"), changes)
 
 
-def _file(name: str) -> Path:
-    """The file of a named training, or the file itself."""
-    known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+def _comparison(name: str | None, changes: list[str]) -> "Comparison":
+    from fedcore.settings.cells import cells_of
+    from fedcore.settings.comparison import configured_comparison
+
+    file = _file(name or "digits-comparison", folder=COMPARISONS, what="comparison")
+    given = configured_comparison(file, changes)
+    cells_of(given)
+    return given
+
+
+def _file(name: str, *, folder: Path = CONFIGS, what: str = "training") -> Path:
+    """The file of a named training or comparison, or the file itself."""
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name in known:
-        return CONFIGS / f"{name}.yaml"
+        return folder / f"{name}.yaml"
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         raise ConfigError(
-            f"A training must be a named one ({', '.join(known)}) or a YAML file; given: "
+            f"A {what} must be a named one ({', '.join(known)}) or a YAML file; given: "
             f"{name}{nearest(name, known)}; choose one, or write the file's whole name."
         )
     return path
@@ -196,7 +234,7 @@ def _needs(module: str, *, extra: str) -> None:
 
 
 @contextmanager
-def _clear_errors(*, debug: bool) -> Iterator[None]:
+def _clear_errors(*, debug: bool, again: str = "fedrounds train --resume latest") -> Iterator[None]:
     """One clear message and the right exit status: 2 for bad input, 1 for a failure."""
     try:
         yield
@@ -205,7 +243,7 @@ def _clear_errors(*, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if debug:
             raise
-        _say("stopped; go on with: fedrounds train --resume latest")
+        _say(f"stopped; go on with: {again}")
         raise typer.Exit(130) from None
     except FedroundsError as error:
         if debug:

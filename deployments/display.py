@@ -52,9 +52,10 @@ class Display(logging.Handler):
 
 
 @contextmanager
-def displayed() -> Iterator[Display]:
-    """Show what the training says during the block."""
+def displayed(about: str = "fedrounds") -> Iterator[Display]:
+    """Show what the logger named `about` says during the block, and warnings of all of ours."""
     display = Display(Console(file=sys.stdout))
+    display.addFilter(lambda said: said.name.startswith(about) or said.levelno > logging.INFO)
     logger = logging.getLogger("fedrounds")
     logger.addHandler(display)
     try:

@@ -1,6 +1,6 @@
 """A run's folder: its settings, one checkpoint per round, and a lock.
 
-    <home>/<run>/settings.json
+    <home>/<run>/settings.json               of a comparison: comparison.json, and no checkpoints
     <home>/<run>/round-00007.safetensors     ServerState after round 7; 0 is the start
     <home>/<run>/lock                        held by the process that trains
 
@@ -21,9 +21,10 @@ from fedcore.codec import decode, encode
 from fedcore.disk import write_whole
 from fedcore.errors import UnknownRun
 from fedcore.settings import TrainingConfig
+from fedcore.settings.comparison import Comparison
 from fedcore.values import RoundRecord, ServerState
 
-__all__ = ["RunFolder", "home"]
+__all__ = ["ComparisonFolder", "RunFolder", "home"]
 
 
 def home() -> Path:
@@ -104,22 +105,7 @@ class RunFolder:
         Raises:
             UnknownRun: another process trains this run.
         """
-        with (self.path / "lock").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                holder = json.loads(file.read() or "{}").get("process", "unknown")
-                raise UnknownRun(
-                    f"A run must be trained by one process at a time; given: {self.path.name}, "
-                    f"which process {holder} is training; wait for it, or stop it."
-                ) from None
-            file.seek(0)
-            attempt = int(json.loads(file.read() or "{}").get("attempt", 0)) + 1
-            file.truncate(0)
-            file.write(json.dumps({"process": os.getpid(), "attempt": attempt}))
-            file.flush()
-            os.fsync(file.fileno())
+        with _locked(self.path) as attempt:
             yield attempt
 
     def _files(self) -> list[Path]:
@@ -127,3 +113,68 @@ class RunFolder:
 
     def _round(self, round: int) -> Path:
         return self.path / f"round-{round:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """A comparison's folder. Which cells have a run, and how these ended, MLflow and the cells'
+    own folders say."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, run: str) -> "ComparisonFolder":
+        """The folder of a comparison's run in this home."""
+        return cls(home() / run)
+
+    @property
+    def file(self) -> Path:
+        """Where its settings lie."""
+        return self.path / "comparison.json"
+
+    def create(self, comparison: Comparison) -> None:
+        """Make the folder and keep the settings in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.file, comparison.model_dump_json(indent=2).encode())
+
+    def settings(self) -> Comparison:
+        """The comparison that was started.
+
+        Raises:
+            UnknownRun: it was started somewhere else.
+        """
+        try:
+            content = self.file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UnknownRun(
+                f"A comparison must have its folder here; given: {self.path.name}, which has none "
+                f"under {self.path.parent}; set FEDROUNDS_HOME to where it was started."
+            ) from None
+        return Comparison.model_validate_json(content)
+
+    @contextmanager
+    def lock(self) -> Iterator[int]:
+        """Hold the comparison; see `RunFolder.lock`."""
+        with _locked(self.path) as attempt:
+            yield attempt
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = json.loads(file.read() or "{}").get("process", "unknown")
+            raise UnknownRun(
+                f"A run must be trained by one process at a time; given: {folder.name}, "
+                f"which process {holder} is training; wait for it, or stop it."
+            ) from None
+        file.seek(0)
+        attempt = int(json.loads(file.read() or "{}").get("attempt", 0)) + 1
+        file.truncate(0)
+        file.write(json.dumps({"process": os.getpid(), "attempt": attempt}))
+        file.flush()
+        os.fsync(file.fileno())
+        yield attempt

@@ -1,9 +1,9 @@
 """A whole training: open or resume a run, go through its rounds, close it with its true status."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ from tasks.cross_site import cross_site
 from tasks.memory import forget_task_runs
 from tasks.record import Recorder, logger
 
-__all__ = ["Kind", "Outcome", "check", "train"]
+__all__ = ["Kind", "Outcome", "Part", "check", "train"]
 
 Kind = Literal["federated", "centralised"]
 
@@ -40,8 +40,22 @@ class Outcome(BaseModel):
     model_digest: str
 
 
-def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
+@dataclass(frozen=True)
+class Part:
+    """What a training is a part of."""
+
+    tags: Mapping[str, str]
+    """Of its run in MLflow."""
+    halted: Callable[[], bool]
+    """Whether the whole has been stopped."""
+
+
+def train(
+    config: TrainingConfig, *, kind: Kind, resume: str | None, part: Part | None = None
+) -> Outcome:
     """Train to the last round, from the first or from where `resume` names a run that stopped.
+
+    As a `part` it stops between two rounds, as by Ctrl-C, once the whole is halted.
 
     Raises:
         ConfigError: before anything was written.
@@ -63,10 +77,12 @@ def train(config: TrainingConfig, *, kind: Kind, resume: str | None) -> Outcome:
             _federation(config, kind, stores=place.stores, memories=place.memories)
         )
         recorder, federation = stack.enter_context(
-            _opened(config, federation, kind=kind, earlier=earlier)
+            _opened(config, federation, kind=kind, earlier=earlier, part=part)
         )
         state = recorder.folder.latest() or federation.start
         while not (ended := _ended(config, recorder, state)):
+            if part is not None and part.halted():
+                raise KeyboardInterrupt
             state = _round(recorder, state, federation, repeats=config.terms.repeats)
         if state.round < config.rounds:
             logger.info("ends after round %s: %s", state.round, ended)
@@ -175,12 +191,17 @@ def _opened(
     *,
     kind: Kind,
     earlier: tracking.FoundRun | None,
+    part: Part | None,
 ) -> Iterator[tuple[Recorder, Federation]]:
     """The run in MLflow, its folder, held by this process, and its true status at the end."""
     link = tracking.FlowRunLink(str(flow_run.id), flow_run.ui_url or "") if flow_run.id else None
     if earlier is None:
         run = tracking.start_run(
-            config, kind=kind, descriptions=federation.descriptions, flow_run=link
+            config,
+            kind=kind,
+            descriptions=federation.descriptions,
+            flow_run=link,
+            part_of=part.tags if part else None,
         )
         folder = RunFolder.of(run.id)
         folder.create(config)

@@ -1,8 +1,9 @@
 """Who answered in time: the only module that reads the states of futures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from prefect.futures import (
     PrefectConcurrentFuture,
@@ -21,7 +22,9 @@ from fedcore.terms import Terms
 from fedcore.values import Brief, Ref
 from fedcore.workers import Worker
 
-__all__ = ["Answered", "answered", "counted", "survivors"]
+__all__ = ["Answered", "answered", "counted", "ended", "survivors"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,15 @@ def counted(*answers: Answered, by: Strategy, brief: Brief, terms: Terms, asked:
     """
     came = survivors(*answers, terms=terms, asked=asked, round=brief.ticket.round)
     return admitted(came.told, brief, terms, asked=asked, missing=came.missing, least=by.least)
+
+
+def ended(futures: Sequence[PrefectFuture[T]]) -> Iterator[tuple[int, T | Exception]]:
+    """The place of each task run as it ends, with its result or why it failed."""
+    places = {future.task_run_id: place for place, future in enumerate(futures)}
+    for future in as_completed(list(futures)):
+        future.wait()
+        found = future.state.result(raise_on_failure=False)
+        yield places[future.task_run_id], found
 
 
 def _first(

@@ -24,6 +24,8 @@ from fedcore.label_counts import LabelCounts
 from fedcore.values import Description, RoundRecord
 
 __all__ = [
+    "cells_table",
+    "comparison_table",
     "cross_site_table",
     "evaluation_table",
     "labels_table",
@@ -38,14 +40,14 @@ MOST_SIDE = 50
 """Workers and classes up to which a table of labels can be read; the picture in MLflow has more."""
 
 
-def start_progress(*, done: int, rounds: int) -> UUID:
+def start_progress(*, done: int, rounds: int, what: str = "rounds") -> UUID:
     """A progress bar on the flow run's page; returns its id. A retried run has one already."""
     earlier = _earlier("progress")
     if earlier is not None:
         progress(earlier, done=done, rounds=rounds)
         return earlier
     made = create_progress_artifact(
-        progress=100 * done / rounds, key="progress", description=f"{rounds} rounds"
+        progress=100 * done / rounds, key="progress", description=f"{rounds} {what}"
     )
     assert isinstance(made, UUID)
     return made
@@ -146,6 +148,20 @@ def cross_site_table(found: CrossSite) -> None:
         "cross-site",
         rows,
         description=f"The {found.judged_by} of local models on each worker's records.{why}",
+    )
+
+
+def cells_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """One row for each training of a comparison: how it stands."""
+    _table("cells", [dict(row) for row in rows], description="Every training of the comparison.")
+
+
+def comparison_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """What a comparison ends in: one row for each case."""
+    _table(
+        "comparison",
+        [dict(row) for row in rows],
+        description="Mean ± sample standard deviation over seeds, after the last round.",
     )
 
 

@@ -1,6 +1,6 @@
 """From YAML and `--set a.b=c` to checked settings, or one clear message."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from fedcore.errors import ConfigError, nearest
 from fedcore.settings.training import TrainingConfig
 
-__all__ = ["configured", "explain", "parse", "read", "replace"]
+__all__ = ["assign", "configured", "explain", "parse", "read", "replace"]
 
 
 def read(path: Path) -> dict[str, JsonValue]:
@@ -67,17 +67,22 @@ def replace(settings: Mapping[str, JsonValue], changes: Iterable[str]) -> dict[s
         if isinstance(value, str):
             # YAML 1.1 reads 1e-3 as text; people mean the number.
             value = _number(value)
-        inner = changed
-        *parents, last = names
-        if last == "kind" and parents:
-            *parents, last = parents
-            value = {"kind": value}
-        for name in parents:
-            below = inner.get(name)
-            inner[name] = below = below if isinstance(below, dict) else {}
-            inner = below
-        inner[last] = value
+        assign(changed, names, value)
     return changed
+
+
+def assign(settings: dict[str, JsonValue], names: Sequence[str], value: JsonValue) -> None:
+    """Put a value at a path into settings; at `x.kind` it replaces the whole of x."""
+    inner = settings
+    *parents, last = names
+    if last == "kind" and parents:
+        *parents, last = parents
+        value = {"kind": value}
+    for name in parents:
+        below = inner.get(name)
+        inner[name] = below = below if isinstance(below, dict) else {}
+        inner = below
+    inner[last] = value
 
 
 def _number(text: str) -> str | float:
@@ -116,15 +121,20 @@ def parse(settings: Mapping[str, object]) -> TrainingConfig:
         raise ConfigError(explain(error, settings)) from None
 
 
-def explain(error: ValidationError, settings: Mapping[str, object]) -> str:
+def explain(
+    error: ValidationError,
+    settings: Mapping[str, object],
+    *,
+    model: type[BaseModel] = TrainingConfig,
+) -> str:
     """Every mistake on a line of its own: what must hold; what was given; what to do."""
-    return "\n".join(_line(dict(mistake), settings) for mistake in error.errors())
+    return "\n".join(_line(dict(mistake), settings, model) for mistake in error.errors())
 
 
-def _line(mistake: dict[str, Any], settings: Mapping[str, object]) -> str:
+def _line(mistake: dict[str, Any], settings: Mapping[str, object], model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in mistake["loc"]) or "The settings"
     if mistake["type"] == "extra_forbidden":
-        known = _fields(mistake["loc"][:-1], settings)
+        known = _fields(mistake["loc"][:-1], settings, model)
         name = str(mistake["loc"][-1])
         return (
             f"{where}: there is no such setting{nearest(name, known)}; "
@@ -141,9 +151,9 @@ def _line(mistake: dict[str, Any], settings: Mapping[str, object]) -> str:
     return f"{where}: {must}; given: {shown}; change it in the file or with --set {where}=..."
 
 
-def _fields(path: tuple[str | int, ...], settings: object) -> list[str]:
+def _fields(path: tuple[str | int, ...], settings: object, model: type[BaseModel]) -> list[str]:
     """The settings known at a path; where it goes through a choice, those of the kind chosen."""
-    models: list[type[BaseModel]] = [TrainingConfig]
+    models: list[type[BaseModel]] = [model]
     for part in path:
         settings = settings.get(part) if isinstance(settings, Mapping) else None
         kind = settings.get("kind") if isinstance(settings, Mapping) else None

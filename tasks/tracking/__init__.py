@@ -10,6 +10,7 @@ cross_site   every model on every worker's records, as a table
 curves       single workers' losses, in child runs
 children     which child runs there are
 models       best and final as MLflow models
+comparisons  a parent run over many trainings
 summary      the best round
 progress     keeping up, and catching up, without ever stopping a training
 environment  MLflow's own settings
@@ -17,6 +18,17 @@ environment  MLflow's own settings
 
 # First: MLflow reads these settings while it is imported.
 import tasks.tracking.environment  # noqa: F401
+from tasks.tracking.comparisons import (
+    FoundComparison,
+    cell_tags,
+    cells_known,
+    find_comparison,
+    find_comparison_by_flow_run,
+    finish_comparison,
+    log_comparison,
+    reopen_comparison,
+    start_comparison,
+)
 from tasks.tracking.cross_site import log_cross_site
 from tasks.tracking.curves import log_workers
 from tasks.tracking.finding import find_by_flow_run, find_run
@@ -45,18 +57,25 @@ from tasks.tracking.summary import summary
 __all__ = [
     "PATIENCE_S",
     "FlowRunLink",
+    "FoundComparison",
     "FoundRun",
     "LoggedModels",
     "Progress",
     "Run",
     "Tracker",
     "attempt",
+    "cell_tags",
+    "cells_known",
     "check_reachable",
     "find_by_flow_run",
+    "find_comparison",
+    "find_comparison_by_flow_run",
     "find_run",
     "finish",
+    "finish_comparison",
     "keep_up",
     "load_model_file",
+    "log_comparison",
     "log_cross_site",
     "log_history",
     "log_models",
@@ -66,9 +85,11 @@ __all__ = [
     "log_workers",
     "prepare",
     "reopen",
+    "reopen_comparison",
     "run_link",
     "run_path",
     "settle",
+    "start_comparison",
     "start_run",
     "summary",
     "tracking_uri",

@@ -11,10 +11,10 @@ from mlflow.entities import ViewType
 
 from fedcore.checkpoint import RunFolder
 from fedcore.errors import ConfigError, UnknownRun, nearest
-from tasks.tracking.runs import FLOW_RUNS, FOLDER, KIND, WORKERS, FoundRun, Run
+from tasks.tracking.runs import COMPARISON, FLOW_RUNS, FOLDER, KIND, WORKERS, FoundRun, Run
 from tasks.tracking.server import TROUBLE, client, first_line, public, tracking_uri
 
-__all__ = ["find_by_flow_run", "find_run"]
+__all__ = ["as_found", "experiments", "find_by_flow_run", "find_run"]
 
 SUGGESTED_FROM = 200
 """The newest runs, among which a name that was not found is looked up."""
@@ -42,7 +42,7 @@ def find_run(name: str, *, latest: Literal["unfinished", "trained"] = "unfinishe
 
 def _latest(mlflow: MlflowClient, which: Literal["unfinished", "trained"]) -> FoundRun:
     condition = "attributes.status != 'FINISHED'" if which == "unfinished" else ""
-    for run in map(_as_found, _trainings(mlflow, condition)):
+    for run in map(as_found, _trainings(mlflow, condition)):
         # One that was killed before its folder was made has nothing to go on with.
         rounds = RunFolder(run.folder).rounds()
         if rounds and (which == "unfinished" or rounds[-1] > 0):
@@ -85,11 +85,13 @@ def _run_of_id(mlflow: MlflowClient, name: str) -> FoundRun | None:
             f"The run must be a training; given: {name}, which is {_what(run)}; "
             "give the id of the training's own run."
         )
-    return _as_found(run)
+    return as_found(run)
 
 
 def _what(run: entities.Run) -> str:
     parent = run.data.tags.get("mlflow.parentRunId")
+    if COMPARISON in run.data.tags:
+        return f"a comparison (fedrounds compare --resume {run.info.run_id})"
     return f"a worker's part of run {parent}" if parent else "another program's run"
 
 
@@ -110,16 +112,16 @@ def find_by_flow_run(flow_run_id: str) -> FoundRun | None:
     if wanted != flow_run_id.lower():
         return None  # 32 digits without dashes are an MLflow run id
     run = next(_trainings(client(), f"tags.`{FLOW_RUNS}` LIKE '%{wanted}%'"), None)
-    return _as_found(run) if run else None
+    return as_found(run) if run else None
 
 
 def _trainings(mlflow: MlflowClient, condition: str = "") -> Iterator[entities.Run]:
     """The parent runs of trainings at this tracking URI, newest first."""
-    experiments = [str(e.experiment_id) for e in _experiments(mlflow)]
+    ids = [str(e.experiment_id) for e in experiments(mlflow)]
     token = None
-    while experiments:
+    while ids:
         page = mlflow.search_runs(
-            experiments,
+            ids,
             " and ".join(filter(None, [f"tags.`{KIND}` LIKE '%'", condition])),
             ViewType.ACTIVE_ONLY,
             max_results=100,
@@ -132,7 +134,8 @@ def _trainings(mlflow: MlflowClient, condition: str = "") -> Iterator[entities.R
             return
 
 
-def _experiments(mlflow: MlflowClient) -> Iterator[entities.Experiment]:
+def experiments(mlflow: MlflowClient) -> Iterator[entities.Experiment]:
+    """All experiments at this tracking URI."""
     token = None
     while True:
         page = mlflow.search_experiments(max_results=1000, page_token=token)
@@ -142,7 +145,8 @@ def _experiments(mlflow: MlflowClient) -> Iterator[entities.Experiment]:
             return
 
 
-def _as_found(run: entities.Run) -> FoundRun:
+def as_found(run: entities.Run) -> FoundRun:
+    """A training's run, from what MLflow says of it."""
     tags: Mapping[str, str] = run.data.tags
     workers = int(tags.get(WORKERS, "0"))
     return FoundRun(

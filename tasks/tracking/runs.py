@@ -2,7 +2,7 @@
 
 import getpass
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,20 +28,31 @@ from tasks.tracking.server import TROUBLE, client, first_line, public, tracking_
 from tasks.tracking.summary import summary
 
 __all__ = [
+    "COMPARISON",
+    "FLOW_RUNS",
+    "FOLDER",
+    "KIND",
+    "WORKERS",
     "FlowRunLink",
     "FoundRun",
     "Run",
+    "experiment_id_of",
     "finish",
+    "flow_run_tags",
+    "not_started",
+    "origin_tags",
     "reopen",
     "run_link",
     "run_path",
     "start_run",
+    "take_back",
 ]
 
 # Tags: what the table of runs shows and sorts by, and what runs are found by.
 KIND, FOLDER, WORKERS = "fedrounds.kind", "fedrounds.folder", "workers"
 FLOW_RUN, FLOW_RUN_LINK = "prefect.flow_run_id", "prefect.flow_run_link"
 FLOW_RUNS = "prefect.flow_run_ids"
+COMPARISON = "fedrounds.comparison"
 PARAMETERS_PER_BATCH = 100
 INPUT_TRIES = 10
 """Each try finds all that the others have named before it: more than a few are never needed."""
@@ -90,22 +101,25 @@ def start_run(
     descriptions: Sequence[Description],
     folder: Path | None = None,
     flow_run: FlowRunLink | None = None,
+    part_of: Mapping[str, str] | None = None,
 ) -> Run:
     """Open a training's parent run, with its settings and fingerprints of its data.
 
-    `folder` is where its checkpoints will lie; none: `RunFolder.of(run id)`.
+    `folder` is where its checkpoints will lie; none: `RunFolder.of(run id)`. `part_of` are tags
+    that say which comparison it belongs to, if any.
 
     Raises:
         ConfigError: MLflow cannot hold it. No run is left behind.
     """
     mlflow = client()
     try:
-        experiment = _experiment(mlflow, config.experiment_name)
+        experiment = experiment_id_of(mlflow, config.experiment_name)
         workers = sum(description.workers for description in descriptions)
         tags = _tags(config, kind=kind, workers=workers, flow_run=flow_run)
+        tags |= part_of or {}
         made = mlflow.create_run(experiment, run_name=config.name, tags=tags)
     except TROUBLE as error:
-        raise _not_started(error) from error
+        raise not_started(error) from error
     run = Run(made.info.run_id, experiment, workers)
     try:
         place = (folder or RunFolder.of(run.id).path).absolute()
@@ -117,8 +131,8 @@ def start_run(
         write_file(mlflow, run.id, "settings.yaml", settings_yaml(config))
         write_file(mlflow, run.id, "workers.json", workers_json(descriptions))
     except TROUBLE as error:
-        _take_back(mlflow, run)
-        raise _not_started(error) from error
+        take_back(mlflow, run)
+        raise not_started(error) from error
     return run
 
 
@@ -131,16 +145,23 @@ def _tags(
         "disclosure": config.disclosure,
         "kind": kind,
         KIND: kind,
-        "fedrounds.version": _version(),
         "fedrounds.settings_digest": settings_digest(config),
+        **origin_tags(),
+    }
+    return {**tags, **(flow_run_tags(flow_run, earlier="") if flow_run else {})}
+
+
+def origin_tags() -> dict[str, str]:
+    """Who made a run, with what."""
+    return {
+        "fedrounds.version": _version(),
         "mlflow.source.name": "fedrounds",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": _user(),
     }
-    return {**tags, **(_flow_run_tags(flow_run, earlier="") if flow_run else {})}
 
 
-def _flow_run_tags(flow_run: FlowRunLink, *, earlier: str) -> dict[str, str]:
+def flow_run_tags(flow_run: FlowRunLink, *, earlier: str) -> dict[str, str]:
     """The newest flow run, and all of them: Prefect's Retry comes back with an old one's id."""
     known = earlier.split()
     every = known if flow_run.id in known else [*known, flow_run.id]
@@ -166,7 +187,12 @@ def _user() -> str:
         return str(os.getuid())  # a container's user need not have a name
 
 
-def _experiment(mlflow: MlflowClient, name: str) -> str:
+def experiment_id_of(mlflow: MlflowClient, name: str) -> str:
+    """The experiment of that name, made if it is not there.
+
+    Raises:
+        ConfigError: it was deleted.
+    """
     known = mlflow.get_experiment_by_name(name)
     if known is None:
         location = experiment_location(tracking_uri(), name)
@@ -198,7 +224,8 @@ def _log_inputs(mlflow: MlflowClient, run: str, datasets: list[DatasetInput]) ->
     return mlflow.log_inputs(run, datasets=datasets)
 
 
-def _take_back(mlflow: MlflowClient, run: Run) -> None:
+def take_back(mlflow: MlflowClient, run: Run) -> None:
+    """Delete a run that came to nothing."""
     try:
         mlflow.set_terminated(run.id, "FAILED")
         mlflow.delete_run(run.id)
@@ -206,7 +233,8 @@ def _take_back(mlflow: MlflowClient, run: Run) -> None:
         pass  # the error that led here is the one to report
 
 
-def _not_started(error: BaseException) -> ConfigError:
+def not_started(error: BaseException) -> ConfigError:
+    """What to say when MLflow does not take a run."""
     uri = tracking_uri()
     return ConfigError(
         f"MLflow must take the training's run; {public(uri)} did not: "
@@ -225,12 +253,12 @@ def reopen(found: FoundRun, *, flow_run: FlowRunLink | None = None) -> Run:
         mlflow.update_run(found.id, status="RUNNING")
         if flow_run is not None:
             earlier = mlflow.get_run(found.id).data.tags.get(FLOW_RUNS, "")
-            tags = _flow_run_tags(flow_run, earlier=earlier)
+            tags = flow_run_tags(flow_run, earlier=earlier)
             mlflow.log_batch(found.id, tags=[RunTag(name, text) for name, text in tags.items()])
         for child in children(mlflow, found.run.id, experiment=found.run.experiment_id).values():
             mlflow.update_run(child, status="RUNNING")
     except TROUBLE as error:
-        raise _not_started(error) from error
+        raise not_started(error) from error
     return found.run
 
 
