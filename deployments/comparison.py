@@ -39,7 +39,7 @@ def run_comparison(comparison: Comparison | None, *, resume: str | None, json: b
             prepared = side.submit(tracking.prepare)
             settings = check_comparison(comparison, resume=resume)
             prepared.result()
-            side.submit(tracking.warm_up)
+            side.submit(tracking.warm_up, beside_others=True)
             api.wait_ready()
         if api.server is not None:
             install_crash_automation()

@@ -30,7 +30,7 @@ from flows.backend import check_backend, threads
 from flows.training import Outcome, Part, train
 from tasks import report, tracking
 from tasks.close_comparison import close_comparison, read_result
-from tasks.comparison_table import case_figures, cell_rows
+from tasks.comparison_table import case_figures, cell_rows, told_failures
 from tasks.gather import ended
 
 __all__ = ["CellsFailed", "Compared", "check_comparison", "compare_trainings", "logger"]
@@ -44,7 +44,7 @@ class Compared(BaseModel):
     run_id: str
     cases: list[dict[str, JsonValue]]
     """Of each case, figures over its seeds."""
-    cells: list[dict[str, str]]
+    cells: list[dict[str, JsonValue]]
     """Of each training, how it stands."""
     failed: dict[str, str]
     """Of each training that failed, why."""
@@ -57,11 +57,10 @@ class CellsFailed(FedroundsError):
 
     def __init__(self, compared: Compared) -> None:
         self.compared = compared
-        lost = "; ".join(f"{label} ({why})" for label, why in compared.failed.items())
         super().__init__(
             f"All {len(compared.cells)} trainings must finish; {len(compared.failed)} failed: "
-            f"{lost}. "
-            f"The others are recorded; fedrounds compare --resume {compared.run_id} tries again."
+            f"{told_failures(compared.failed)}. The others are recorded; "
+            f"fedrounds compare --resume {compared.run_id} tries again."
         )
 
 
@@ -313,5 +312,5 @@ def _line(result: CellResult) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """A failed training's reason in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    """A failed training's reason: the first sentence; all of it is in its flow run."""
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")

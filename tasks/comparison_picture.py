@@ -14,9 +14,10 @@ from tasks.drawing import dress, save
 
 __all__ = ["comparison_picture"]
 
-# Okabe and Ito 2008, Color Universal Design; the palest one is darkened to be seen on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#B3A800")
-STYLES = ("-", "--", ":", "-.")
+# Okabe and Ito 2008, Color Universal Design; yellow, which nobody sees on white, is violet.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#7F3C8D")
+# Every other line has gaps: curves that coincide are both seen.
+STYLES = ("-", (0, (4, 2)))
 BANDS_UP_TO = 8
 """More bands than that hide each other."""
 LOGARITHMIC_FROM = 20.0
@@ -49,8 +50,8 @@ def comparison_picture(results: Sequence[CellResult], target: Target | None, *, 
         if target is not None and metric == target.metric:
             axes.axhline(target.value, color="#7A7A7A", linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
-                f"target {target.value:g}", (1, target.value), (-2, 3), fontsize=8,
-                xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+                f"target {target.value:g}", (0, target.value), (4, 3), fontsize=8,
+                xycoords=("axes fraction", "data"), textcoords="offset points", ha="left",
                 color="#555555",
             )  # fmt: skip
     title = f"mean of {seeds} seeds" + (", band: ± 1 standard deviation" if bands else "")
@@ -81,7 +82,8 @@ def _draw(
     means, deviations = (np.array(column) for column in mean_curve(cells, metric))
     rounds = np.arange(1, len(means) + 1)
     colour = COLOURS[number % len(COLOURS)]
-    style = STYLES[number // len(COLOURS) % len(STYLES)]
+    # Nine cases on, colours come again with the other style.
+    style = STYLES[(number + number // len(COLOURS)) % len(STYLES)]
     name = case if len(case) <= LONGEST_NAME else case[: LONGEST_NAME - 1] + "…"
     marker = "o" if len(means) <= 30 else ""
     axes.plot(

@@ -20,7 +20,15 @@ from fedcore.comparison import (
 from fedcore.settings.cells import Cell
 from fedcore.settings.comparison import Target
 
-__all__ = ["case_figures", "cell_rows", "points", "shown_rows", "table_csv", "table_json"]
+__all__ = [
+    "case_figures",
+    "cell_rows",
+    "points",
+    "shown_rows",
+    "table_csv",
+    "table_json",
+    "told_failures",
+]
 
 Row = dict[str, str]
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -43,10 +51,23 @@ def shown_rows(
         if case in found:
             row |= _shown(found[case], target)
         if failures:
-            row["failed"] = "; ".join(f"{label}: {why}" for label, why in lost.items()) or "none"
+            row["failed"] = told_failures(lost) or "none"
         rows.append(row)
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "none") for name in columns} for row in rows]
+
+
+def told_failures(failures: Mapping[str, str]) -> str:
+    """Which trainings failed, and why; each reason once.
+
+    >>> told_failures({"a - seed 0": "no route", "a - seed 1": "no route", "b": "no space"})
+    'a - seed 0, a - seed 1: no route; b: no space'
+    """
+    reasons = dict.fromkeys(failures.values())
+    return "; ".join(
+        f"{', '.join(label for label, why in failures.items() if why == reason)}: {reason}"
+        for reason in reasons
+    )
 
 
 def _shown(found: CaseResult, target: Target | None) -> Row:
@@ -107,24 +128,31 @@ def _figures(spread: Spread) -> JsonValue:
 
 def cell_rows(
     cells: Sequence[Cell], results: Sequence[CellResult], failures: Mapping[str, str]
-) -> list[Row]:
-    """A row for each cell: how it stands, and where its run is."""
+) -> list[dict[str, JsonValue]]:
+    """A row for each cell: how it stands, where its run is, what it ended with."""
     found = {result.label: result for result in results}
-    rows = []
+    rows: list[dict[str, JsonValue]] = []
     for cell in cells:
-        row = {"cell": cell.label, "case": cell.case, "seed": str(cell.config.seed)}
         result = found.get(cell.label)
+        row: dict[str, JsonValue] = {
+            "cell": cell.label,
+            "case": cell.case,
+            "seed": cell.config.seed,
+            "state": "finished" if result else failures.get(cell.label, "not finished"),
+        }
         if result is not None:
-            row |= {"state": "finished", "run": result.run_id, "digest": result.model_digest}
-            row |= {name: repr(result.curves[name][-1]) for name in measured_by(result)}
-        else:
-            row["state"] = failures.get(cell.label, "not finished")
+            row |= {
+                "run_id": result.run_id,
+                "rounds": len(result.curves["train_loss"]),
+                "model_digest": result.model_digest,
+                **{name: result.curves[name][-1] for name in measured_by(result)},
+            }
         rows.append(row)
     columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name, "") for name in columns} for row in rows]
+    return [{name: row.get(name) for name in columns} for row in rows]
 
 
-def table_csv(rows: Sequence[Mapping[str, str]]) -> bytes:
+def table_csv(rows: Sequence[Mapping[str, JsonValue]]) -> bytes:
     """Rows as CSV, which MLflow shows as a table."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -151,7 +151,7 @@ def cross_site_table(found: CrossSite) -> None:
     )
 
 
-def cells_table(rows: Sequence[Mapping[str, str]]) -> None:
+def cells_table(rows: Sequence[Mapping[str, object]]) -> None:
     """One row for each training of a comparison: how it stands."""
     _table("cells", [dict(row) for row in rows], description="Every training of the comparison.")
 

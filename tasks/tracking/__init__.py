@@ -10,6 +10,7 @@ cross_site   every model on every worker's records, as a table
 curves       single workers' losses, in child runs
 children     which child runs there are
 models       best and final as MLflow models
+apart        a process for what would disturb trainings in other threads
 comparisons  a parent run over many trainings
 summary      the best round
 progress     keeping up, and catching up, without ever stopping a training

@@ -26,6 +26,7 @@ from fedcore.initial import load_into
 from fedcore.models import Blueprint, build
 from fedcore.settings.model import Linear
 from fedcore.values import ModelState, RoundRecord
+from tasks.tracking.apart import BrokenProcessPool, alone_in_process, apart
 from tasks.tracking.rounds import log_metrics
 from tasks.tracking.runs import Run
 from tasks.tracking.server import TROUBLE, client
@@ -65,18 +66,21 @@ def log_models(
     logged: dict[str, str] = {}
     try:
         for name, record in (("best", best), ("final", final)):
-            state = folder.load(record.round).model
-            logged[name] = _log(run, record, state, name=name, blueprint=blueprint)
+            logged[name] = _log(run, record, folder, name=name, blueprint=blueprint)
     except _ExportError as error:
         return LoggedModels(best.round, final.round, warning=str(error))
     return LoggedModels(best.round, final.round, **logged)
 
 
-def warm_up() -> None:
+def warm_up(*, beside_others: bool = False) -> None:
     """Do early, in a thread with time to spare, what the first `log_models` would wait for.
 
     torch.export imports a symbolic algebra system and a compiler: 1.5 seconds of a core.
+    `beside_others`: trainings will run in threads, so the process beside this one is warmed up.
     """
+    if beside_others:
+        apart(warm_up)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         tiny = Blueprint(Linear(), inputs=(1,), outputs=1, classes=0)
         _save(build(tiny).eval(), Path(temporary, "model"), Model(), blueprint=tiny)
@@ -87,21 +91,21 @@ class _ExportError(Exception):
 
 
 def _log(
-    run: Run, record: RoundRecord, state: ModelState, *, name: str, blueprint: Blueprint
+    run: Run, record: RoundRecord, folder: RunFolder, *, name: str, blueprint: Blueprint
 ) -> str:
     mlflow = client()
-    tags = {ROUND: str(record.round), DIGEST: state.digest}
+    tags = {ROUND: str(record.round), DIGEST: folder.load(record.round).model.digest}
     for known in _earlier(mlflow, run, name):
         if known.status == LoggedModelStatus.READY and tags.items() <= known.tags.items():
             return str(known.model_id)
     with tempfile.TemporaryDirectory() as temporary:
         # Exported before MLflow is told: what cannot be exported leaves no half a model there.
         draft = Path(temporary, "model")
-        description = Model(run_id=run.id)
-        _save(_module(blueprint, state), draft, description, blueprint=blueprint)
+        _export(run.id, folder, record.round, path=draft, blueprint=blueprint)
         made = mlflow.create_logged_model(
             run.experiment_id, name, source_run_id=run.id, tags=tags, model_type="pytorch"
         )
+        description = Model.load(str(draft))
         description.model_id = made.model_id
         description.artifact_path = made.artifact_location
         description.save(str(draft / "MLmodel"))
@@ -124,6 +128,21 @@ def _earlier(mlflow: MlflowClient, run: Run, name: str) -> Sequence[LoggedModel]
         [run.experiment_id], f"source_run_id = '{run.id}' and name = '{name}'"
     )
     return found
+
+
+def _export(run: str, folder: RunFolder, round: int, *, path: Path, blueprint: Blueprint) -> None:
+    """Write a round's model as an MLflow model, in a process where nothing else trains."""
+    if not alone_in_process():
+        try:
+            return apart(_export, run, folder, round, path=path, blueprint=blueprint)
+        except BrokenProcessPool:
+            raise _ExportError(
+                "A model must export with torch.export to be logged in MLflow; given: one whose "
+                "export ended its process; the safetensors file of every round is there."
+            ) from None
+    module = _module(blueprint, folder.load(round).model)
+    _save(module, path, Model(run_id=run), blueprint=blueprint)
+    return None
 
 
 def _module(blueprint: Blueprint, state: ModelState) -> nn.Module:
