@@ -1,4 +1,4 @@
-"""The named trainings as served deployments: started from the Prefect UI, or by schedule.
+"""The named trainings and comparisons as served deployments, started by a click or a schedule.
 
 Runs in a child process of `fedrounds up`. Each flow run gets a process of its own, in the
 folder where `up` was started.
@@ -23,21 +23,27 @@ if TYPE_CHECKING:
 
 __all__ = ["DEPLOYMENTS", "Served", "parameters", "start_serving"]
 
-CONFIGS = Path(__file__).parent / "configs"
+FOLDERS = {
+    "config": Path(__file__).parent / "configs",
+    "comparison": Path(__file__).parent / "comparisons",
+}
 FEDERATED = "flows.federated.federated_training"
 CENTRALISED = "flows.centralised.centralised_training"
+COMPARED = "flows.compare.compare_trainings"
 # How often the server is asked for runs to start; Prefect's 10 s feel long after a click.
 POLL_SECONDS = 2
 
 
 @dataclass(frozen=True)
 class Served:
-    """A named training: its deployment, its flow, its file in `configs/`."""
+    """A named training or comparison: its deployment, its flow, its file of settings."""
 
     name: str
     entrypoint: str
-    config: str
+    file: str
     cron: str | None = None
+    parameter: str = "config"
+    """The flow's parameter that takes the settings, which names the file's folder."""
 
 
 DEPLOYMENTS = (
@@ -45,20 +51,21 @@ DEPLOYMENTS = (
     Served("tutorial-centralised", CENTRALISED, "tutorial-centralised"),
     Served("digits", FEDERATED, "digits"),
     Served("digits-nightly", FEDERATED, "digits", cron="0 3 * * *"),
+    Served("digits-comparison", COMPARED, "digits-comparison", parameter="comparison"),
 )
 
 
 def parameters(served: Served) -> dict[str, object]:
-    """Return the flow's parameters: the settings that its file in `configs/` holds."""
+    """Return the flow's parameters: the settings that its file holds."""
     import yaml
 
-    file = CONFIGS / f"{served.config}.yaml"
+    file = FOLDERS[served.parameter] / f"{served.file}.yaml"
     if not file.is_file():
         raise ConfigError(
             f"The deployment {served.name} needs its settings; there is no {file}; "
             "reinstall fedrounds."
         )
-    return {"config": yaml.safe_load(file.read_text(encoding="utf-8"))}
+    return {served.parameter: yaml.safe_load(file.read_text(encoding="utf-8"))}
 
 
 def start_serving(*, log: Path, environment: Mapping[str, str] = os.environ) -> ChildProcess:

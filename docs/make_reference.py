@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from deployments.cli import app
 from fedcore.settings import Settings, TrainingConfig
+from fedcore.settings.comparison import Comparison
 
 PAGE = Path(__file__).with_name("settings.md")
 
@@ -62,7 +63,8 @@ WORDS = {
 
 def reference() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *_settings(), *_command_line()]).rstrip() + "\n"
+    parts = [INTRODUCTION, *_settings(), *_comparison(), *_command_line()]
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def _settings() -> Iterator[str]:
@@ -87,6 +89,20 @@ def _settings() -> Iterator[str]:
             yield from _table(variants[0], path)
             inner += _inner(variants[0], path)
         waiting = inner + waiting
+
+
+def _comparison() -> Iterator[str]:
+    yield "## comparison\n"
+    yield "What `fedrounds compare` takes; how to use it: [comparing.md](comparing.md).\n"
+    yield f"{_text(Comparison.__doc__)}\n"
+    yield from _table(Comparison, "comparison")
+    for path, field, variants in _inner(Comparison, "comparison"):
+        yield f"### {path}\n"
+        yield f"{field.description}\n"
+        if variants == [TrainingConfig]:
+            yield "All of [Settings](#settings).\n"
+        else:
+            yield from _table(variants[0], path)
 
 
 def _inner(group: type[Settings], path: str) -> Iterator[tuple[str, FieldInfo, list[Any]]]:

@@ -36,6 +36,8 @@ from tasks.gather import ended
 __all__ = ["CellsFailed", "Compared", "check_comparison", "compare_trainings", "logger"]
 
 logger = logging.getLogger("fedrounds.comparison")
+LONGEST_REASON = 200
+"""It stands in a table."""
 
 
 class Compared(BaseModel):
@@ -312,5 +314,7 @@ def _line(result: CellResult) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """A failed training's reason: the first sentence; all of it is in its flow run."""
-    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+    """A failed training's reason without the advice; all of it is in its flow run."""
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    said = said.partition(" The global model is unchanged")[0].rstrip(".")
+    return said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 3] + "..."

@@ -4,6 +4,7 @@ Drawn without pyplot, so nothing is global and no display is needed. Colours are
 which people with any colour vision tell apart (Okabe and Ito 2008, Color Universal Design).
 """
 
+import threading
 import warnings
 from pathlib import Path
 
@@ -34,6 +35,10 @@ DPI = 100
 PALETTE = 200
 
 
+# Fonts are shared, and matplotlib is not made for two threads that draw.
+_DRAWING = threading.Lock()
+
+
 def canvas(width: float, height: float) -> Figure:
     """An empty picture, in inches of 100 pixels."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
@@ -56,7 +61,7 @@ def plain(name: str) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Write the picture as a PNG."""
     canvas = FigureCanvasAgg(figure)  # draws in memory, whatever backend is configured
-    with warnings.catch_warnings():
+    with _DRAWING, warnings.catch_warnings():
         # A class named in a script that the font lacks is drawn as boxes; no reason to complain.
         warnings.filterwarnings("ignore", message="Glyph")
         canvas.draw()  # type: ignore[no-untyped-call]

@@ -64,6 +64,7 @@ def test_the_wheel_holds_all_that_is_needed_and_no_tests(wheel):
     assert {Path(n).name for n in names if n.startswith("deployments/configs/")} == CONFIGS
     for package in ("fedcore", "tasks", "flows", "deployments"):
         assert f"{package}/py.typed" in names
+    assert "deployments/comparisons/digits-comparison.yaml" in names
     assert "deployments/prefect.yaml" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deployments.serve import DEPLOYMENTS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,7 +43,7 @@ def test_a_prefect_worker_runs_a_deployed_training(prefect, prefect_url, ask, tm
     prefect("--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all")
     pool = {"work_pools": {"name": {"any_": ["fedrounds"]}}}
     deployed = {d["name"]: d["id"] for d in ask(prefect_url, "/deployments/filter", pool)}
-    assert set(deployed) == {"tutorial", "tutorial-centralised", "digits", "digits-nightly"}
+    assert set(deployed) == {served.name for served in DEPLOYMENTS}
     run = ask(prefect_url, f"/deployments/{deployed['tutorial']}/create_flow_run", {})["id"]
     prefect("worker", "start", "--pool", "fedrounds", "--run-once", cwd=tmp_path)
     assert ask(prefect_url, f"/flow_runs/{run}")["state_type"] == "COMPLETED"

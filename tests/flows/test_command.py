@@ -142,7 +142,7 @@ def test_help_and_commands_answer_without_torch():
         text=True,
         check=False,
     )
-    for command in ("train", "centralised", "evaluate", "model", "up"):
+    for command in ("train", "centralised", "compare", "evaluate", "model", "up"):
         assert command in done.stdout
     assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
 

@@ -14,9 +14,16 @@ from fedcore.settings import TrainingConfig
 SCHEMA = TrainingConfig.model_json_schema()
 DEPLOY_FILE = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
 WITH_FIELDS = [SCHEMA, *SCHEMA["$defs"].values()]
-DEPLOYED = {served.name: parameters(served)["config"] for served in DEPLOYMENTS}
+
+
+def training(given: dict[str, Any]) -> Any:
+    """The training's settings among a flow's parameters."""
+    return given["config"] if "config" in given else given["comparison"]["base"]
+
+
+DEPLOYED = {served.name: training(parameters(served)) for served in DEPLOYMENTS}
 DEPLOYED |= {
-    f"{each['name']} in prefect.yaml": each["parameters"]["config"]
+    f"{each['name']} in prefect.yaml": training(each["parameters"])
     for each in yaml.safe_load(DEPLOY_FILE.read_text())["deployments"]
 }
 
