@@ -1,7 +1,7 @@
 """The flow `compare-trainings`: every case of a comparison with every seed, in one table.
 
 Each cell is a whole training in a flow run of its own, under the comparison's, in a thread
-(docs/decisions/0008). What is finished is not trained again when a comparison goes on.
+(docs/decisions/0009). What is finished is not trained again when a comparison goes on.
 """
 
 import logging
@@ -251,7 +251,7 @@ def _trained(
                 for place, outcome in ended(futures):
                     cell = waiting[place]
                     number = len(results) + len(failures) + 1
-                    if isinstance(outcome, Exception):
+                    if isinstance(outcome, BaseException):
                         failures[cell.label] = _reason(outcome)
                         logger.info(
                             "%d of %d: %s failed: %s",
@@ -298,7 +298,7 @@ def _announce(comparison: Comparison, cells: Sequence[Cell], *, finished: int, b
     cases, seeds = len({cell.case for cell in cells}), len(comparison.all_seeds)
     again = f"; {finished} are finished, {begun} go on" if finished or begun else ""
     logger.info(
-        "%s: %d trainings, %d cases with %d seeds each, %d at a time%s",
+        "%s: %d trainings, cases: %d, seeds: %d, %d at a time%s",
         comparison.name, len(cells), cases, seeds, comparison.concurrency, again,
     )  # fmt: skip
 
@@ -313,8 +313,9 @@ def _line(result: CellResult) -> str:
     return f"{result.label}: {', '.join(shown)} after {rounds} rounds"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """A failed training's reason without the advice; all of it is in its flow run."""
-    said = (str(error).splitlines() or [type(error).__name__])[0]
+    lines = (line for line in str(error).splitlines() if line.strip())
+    said = next(lines, type(error).__name__)
     said = said.partition(" The global model is unchanged")[0].rstrip(".")
     return said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 3] + "..."

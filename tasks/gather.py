@@ -115,7 +115,7 @@ def counted(*answers: Answered, by: Strategy, brief: Brief, terms: Terms, asked:
     return admitted(came.told, brief, terms, asked=asked, missing=came.missing, least=by.least)
 
 
-def ended(futures: Sequence[PrefectFuture[T]]) -> Iterator[tuple[int, T | Exception]]:
+def ended(futures: Sequence[PrefectFuture[T]]) -> Iterator[tuple[int, T | BaseException]]:
     """The place of each task run as it ends, with its result or why it failed."""
     places = {future.task_run_id: place for place, future in enumerate(futures)}
     for future in as_completed(list(futures)):

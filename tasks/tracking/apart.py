@@ -2,24 +2,54 @@
 
 torch.export changes torch's modules for every thread while it works: a convolutional net that was
 trained in another thread came out with other weights.
+
+The process is started by the first call and ends with this one, whose pipe it reads. Not one of
+multiprocessing's, which would import the user's script once more.
 """
 
-import multiprocessing
 import os
-import signal
+import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar, cast
 
-__all__ = ["BrokenProcessPool", "alone_in_process", "apart"]
+__all__ = ["ProcessLost", "alone_in_process", "apart", "serve"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_guard = threading.Lock()
-_processes: list[ProcessPoolExecutor] = []
+
+class ProcessLost(Exception):
+    """The process beside this one died during a call."""
+
+
+@dataclass
+class _Beside:
+    """The process, if it runs; it answers one call at a time."""
+
+    process: subprocess.Popen[bytes] | None = None
+    guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def call(self, content: bytes) -> object:
+        with self.guard:
+            if self.process is None or self.process.poll() is not None:
+                self.process = _start()
+            sent, answered = self.process.stdin, self.process.stdout
+            assert sent is not None, "it was started with pipes"
+            assert answered is not None, "it was started with pipes"
+            try:
+                sent.write(content)
+                sent.flush()
+                return pickle.load(answered)  # noqa: S301 - from our own process
+            except (OSError, EOFError) as error:
+                self.process.kill()
+                raise ProcessLost from error
+
+
+_beside = _Beside()
 
 
 def alone_in_process() -> bool:
@@ -28,33 +58,40 @@ def alone_in_process() -> bool:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a module's function in the process, which is started by the first call and stays.
+    """Call a module's function in the process; what it raises is raised here.
 
     Raises:
-        BrokenProcessPool: the process died; the next call starts another one.
+        ProcessLost: the process died; the next call starts another one.
     """
-    with _guard:
-        if not _processes:
-            context = multiprocessing.get_context("spawn")
-            _processes.append(ProcessPoolExecutor(1, context, initializer=_end_with_parent))
-        process = _processes[0]
-    try:
-        return process.submit(function, *args, **kwargs).result()
-    except BrokenProcessPool:
-        with _guard:
-            if process in _processes:
-                _processes.remove(process)
-        raise
+    answer = _beside.call(pickle.dumps((function, args, kwargs)))
+    if isinstance(answer, Exception):
+        raise answer
+    return cast("T", answer)
 
 
-def _end_with_parent() -> None:
-    # Ctrl-C on a terminal reaches every process; the parent ends this one in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this runs in a child"
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", "from tasks.tracking.apart import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        # Ctrl-C on a terminal is for this process, which ends the other one by its pipe.
+        start_new_session=True,
+    )
 
-    def watch() -> None:
-        parent.join()
-        os._exit(0)
 
-    threading.Thread(target=watch, daemon=True, name="parent").start()
+def serve() -> None:
+    """Be that process: answer calls until the other end of the pipe is closed."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a model prints is no answer
+    while True:
+        try:
+            function, args, kwargs = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent
+        except EOFError:
+            return
+        try:
+            answer = function(*args, **kwargs)
+        except Exception as error:
+            answer = error
+        pickle.dump(answer, answers)
+        answers.flush()

@@ -26,7 +26,7 @@ from fedcore.initial import load_into
 from fedcore.models import Blueprint, build
 from fedcore.settings.model import Linear
 from fedcore.values import ModelState, RoundRecord
-from tasks.tracking.apart import BrokenProcessPool, alone_in_process, apart
+from tasks.tracking.apart import ProcessLost, alone_in_process, apart
 from tasks.tracking.rounds import log_metrics
 from tasks.tracking.runs import Run
 from tasks.tracking.server import TROUBLE, client
@@ -135,7 +135,7 @@ def _export(run: str, folder: RunFolder, round: int, *, path: Path, blueprint: B
     if not alone_in_process():
         try:
             return apart(_export, run, folder, round, path=path, blueprint=blueprint)
-        except BrokenProcessPool:
+        except ProcessLost:
             raise _ExportError(
                 "A model must export with torch.export to be logged in MLflow; given: one whose "
                 "export ended its process; the safetensors file of every round is there."

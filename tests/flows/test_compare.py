@@ -85,7 +85,7 @@ def test_every_cell_is_the_training_that_its_settings_give_alone(compared):
 def test_the_terminal_has_the_run_first_then_a_line_for_each_cell_then_the_table(compared):
     lines = compared.out.splitlines()
     assert lines[0] == f"run {compared.result['run_id']}"
-    assert lines[1] == "small: 4 trainings, 2 cases with 2 seeds each, 2 at a time"
+    assert lines[1] == "small: 4 trainings, cases: 2, seeds: 2, 2 at a time"
     told = [re.match(r"(\d) of 4: (.*): test accuracy", line) for line in lines[2:6]]
     assert [match[1] for match in told] == ["1", "2", "3", "4"]
     assert {match[2] for match in told} == set(LABELS)
