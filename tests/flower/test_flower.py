@@ -1,5 +1,5 @@
-"""Beside Flower 1.41.0: the same numbers where it does as the papers say, and where it does not,
-what exactly it does instead."""
+"""Server optimisers and aggregators beside Flower 1.41.0: the same numbers where it does as the
+papers say, and where it does not, what exactly it does instead."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedcore.aggregators import bulyan, coordinate_median, krum, multi_krum, trimmed_mean
 from fedcore.federation import found
 from fedcore.servers import adagrad, adam, momentum, sgd, yogi
 from fedcore.settings import TrainingConfig
@@ -24,6 +25,7 @@ from fedcore.values import (
 )
 
 T, K, P = 8, 11, 6
+F = 2
 ETA, BETA1, BETA2, TAU = 0.1, 0.9, 0.99, 0.01
 
 # Flower's class and arguments, and what they are here: to be the same to 1e-6.
@@ -35,6 +37,13 @@ SAME = {
         Strategy("ours", server=momentum(lr=0.5, momentum=0.9)),
     ),
     "rate alone": ("FedAvgM", {"server_learning_rate": 0.5}, Strategy("ours", server=sgd(lr=0.5))),
+    "median": ("FedMedian", {}, Strategy("ours", aggregator=coordinate_median())),
+    "trimmed mean": (
+        "FedTrimmedAvg",
+        {"beta": F / K},
+        Strategy("ours", aggregator=trimmed_mean(faulty=F)),
+    ),
+    "krum": ("Krum", {"num_malicious_nodes": F}, Strategy("ours", aggregator=krum(faulty=F))),
 }
 # To be different in the way that a test below names.
 OTHER = {
@@ -136,3 +145,38 @@ def test_flower_corrects_adam_for_a_bias_one_round_ahead_and_starts_v_at_zero(th
     paper = OTHER["adam"][2]
     for mended in (ours(repeat(paper), given, started=v_from_zero), ours(corrected, given)):
         assert np.abs(mended - theirs["adam"]).max() > 1e-3
+
+
+def test_flower_weighs_what_multi_krum_keeps_by_records(flower, given):
+    """Blanchard et al. 2017, section 6, has 1/m sum of the m vectors that are kept, whoever has
+    how many records. With as many each, both are the same."""
+    jobs = {"theirs": ("MultiKrum", {"num_malicious_nodes": F, "num_nodes_to_select": 5})}
+    strategy = Strategy("ours", aggregator=multi_krum(faulty=F, keep=5))
+    even = {**given, "weights": np.ones(K)}
+    found = ours(repeat(strategy), even)
+    np.testing.assert_allclose(found, flower(jobs, even)["theirs"], rtol=1e-6, atol=1e-6)
+    assert np.abs(found[0] - flower(jobs, given)["theirs"][0]).max() > 1e-3
+
+
+def test_flower_selects_for_bulyan_at_once_what_the_paper_selects_one_by_one(flower, given):
+    """El Mhamdi et al. 2018, section 4: Krum is run theta = K - 2f times, each time without those
+    selected before. Flower takes the theta best of one run, by the same mean around the median."""
+    theta, beta = K - 2 * F, K - 4 * F
+
+    def at_once(rows, weights, context):
+        kept = multi_krum_order(rows)[:theta]
+        chosen = rows[kept]
+        away = (chosen - chosen.median(dim=0).values).abs()
+        near = away.argsort(dim=0, stable=True)[:beta]
+        return chosen.gather(0, near).mean(dim=0)
+
+    def multi_krum_order(rows):
+        squares = torch.cdist(rows, rows) ** 2
+        nearest = squares.sort(dim=1).values[:, 1 : K - F - 1]
+        return nearest.sum(dim=1).argsort(stable=True)
+
+    theirs = flower({"theirs": ("Bulyan", {"num_malicious_nodes": F})}, given)["theirs"]
+    found = ours(repeat(Strategy("ours", aggregator=at_once)), given)
+    np.testing.assert_allclose(found[0], theirs[0], rtol=1e-6, atol=1e-6)
+    paper = ours(repeat(Strategy("ours", aggregator=bulyan(faulty=F))), given)
+    assert np.abs(paper[0] - theirs[0]).max() > 1e-6
