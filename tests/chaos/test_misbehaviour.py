@@ -5,11 +5,13 @@ The oracle goes over who counted, and knows nothing of who did what.
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
 from mlflow import MlflowClient
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from torch import nn
 
@@ -25,6 +27,7 @@ from flows import training
 from flows.federated import federated_training
 from tasks import tracking
 from tests.chaos.misbehaviour import DEADLINE_S, HARMLESS, SCENES, Chaotic, Scene
+from tests.conftest import PATIENCE
 
 WORKERS, QUORUM, EPOCHS, RATE = 5, 2, 2, 0.1
 
@@ -87,6 +90,11 @@ def trained(prefect_url, tmp_path, monkeypatch):
 
     yield train
     scene.over.set()
+    for thread in threading.enumerate():
+        if thread.name == "verb":
+            thread.join(PATIENCE)
+    # What those told Prefect last: without a server, the tests' process would wait to be rid of it.
+    EventsWorker.drain_all(timeout=PATIENCE, at_exit=False)
 
 
 def by_hand(module, start, data):
