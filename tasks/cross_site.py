@@ -60,4 +60,5 @@ def cross_site(
 def _measure(worker: Worker, models: Ref, terms: Ref) -> Ref:
     """Measure all local models at one worker."""
     found = measured_at(worker, fetch(models, dict), fetch(terms, Terms).blueprint)
-    return put(models.store, f"{models.key}/{worker.id}", found, owner=COORDINATOR)
+    key = f"{models.key}/{worker.id}"
+    return put(models.store, key, found, owner=COORDINATOR, ticket=models.ticket)
