@@ -36,7 +36,7 @@ class Averaging(Settings):
     aggregator: AggregatorSettings = WeightedMean()
     """How the workers' updates become one: their mean, or one that a few bad ones cannot move."""
     exchange: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field([], max_length=100)
-    """Patterns of the parameters that travel, like *lora_*; none: all of them. Every worker keeps
+    """Patterns of the parameters that travel, like `*lora_*`; none: all of them. Every worker keeps
     and trains the others for itself."""
 
 

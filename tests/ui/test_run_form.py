@@ -76,7 +76,7 @@ def test_form_shows_the_settings_and_what_is_typed_is_trained(browser, up) -> No
     for each, (title, text, _) in zip(fields[1:-1], expected, strict=True):
         found = each.find_elements(By.XPATH, f".//{DESCRIPTION}")
         assert found, title
-        assert " ".join(found[0].text.split()) == text.replace("`", "")
+        assert found[0].text.split() == text.replace("`", "").split()
     open_tabs = browser.all(f"{field('config')}//button[@aria-selected='true']")
     assert [each.text for each in open_tabs] == [name for _, _, name in expected if name]
     assert not browser.all("//*[contains(@class, 'cm-editor') or contains(@class, 'p-code-input')]")
@@ -88,7 +88,7 @@ def test_form_shows_the_settings_and_what_is_typed_is_trained(browser, up) -> No
     browser.write(control("Rounds"), "3")
     browser.click(tab("fedprox", within="Strategy"))
     browser.write(control("Mu", within=field("Strategy")), "0.25")
-    browser.click(tab("uniform", within="Sampling"))
+    browser.click(tab("uniform, weighted, round_robin", within="Sampling"))
     browser.click(tab("all", within="Sampling"))
     browser.picture("run-form-edited")
     browser.press("Submit")
@@ -102,7 +102,12 @@ def test_form_shows_the_settings_and_what_is_typed_is_trained(browser, up) -> No
         **before,
         "name": "from the form",
         "rounds": 3,
-        "strategy": {"kind": "fedprox", "mu": 0.25},
+        "strategy": {
+            "kind": "fedprox",
+            "mu": 0.25,
+            "aggregator": {"kind": "weighted_mean"},
+            "exchange": [],
+        },
     }
     given = up.ask(f"/flow_runs/{flow_run}")["parameters"]
     assert given == {"config": after, "resume": None}
@@ -125,16 +130,15 @@ def test_every_kind_can_be_chosen_and_comes_back(browser, up) -> None:
     """Prefect guesses the tab from the names of fields: the first kinds were stuck once."""
     browser.open(f"{up.prefect}/deployments/deployment/{up.deployment('tutorial')['id']}/run")
     strategy = field("Strategy")
-    browser.find(strategy)
+    selected = f"{strategy}//button[@aria-selected='true']"
+    assert browser.find(selected).text == "sequential"
     browser.click(tab("fedprox", within="Strategy"))
     browser.find(control("Mu", within=strategy))
-    browser.click(tab("fedavg, fedsgd, sequential", within="Strategy"))
+    browser.click(tab("fedavg, fedsgd, fedbn", within="Strategy"))
     kind = f"{field('Kind', within=strategy)}//select[option]"
-    assert browser.find(kind).get_attribute("value") == "sequential"
     Select(browser.find(kind)).select_by_value("fedsgd")
     browser.until(lambda: browser.find(kind).get_attribute("value") == "fedsgd", "fedsgd")
-    selected = f"{strategy}//button[@aria-selected='true']"
-    assert browser.find(selected).text == "fedavg, fedsgd, sequential"
+    assert browser.find(selected).text == "fedavg, fedsgd, fedbn"
 
 
 @pytest.mark.parametrize("change", [{"rounds": 0}, {"strategy": {"kind": "fedprox", "mu": -1}}])
