@@ -7,13 +7,14 @@ process; and as many hanging workers as there are threads would leave none for t
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Self, TypeVar, cast
 
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-__all__ = ["VerbThreads"]
+__all__ = ["VerbPool", "VerbThreads"]
 
 R = TypeVar("R")
 
@@ -22,7 +23,7 @@ class _Call(Future[object]):
     """A call and its result. To cancel one that runs is to give it up: it goes on, unwaited for,
     and another thread takes the place of its own."""
 
-    def __init__(self, run: Callable[[], object], pool: "_Pool") -> None:
+    def __init__(self, run: Callable[[], object], pool: "VerbPool") -> None:
         super().__init__()
         self.run, self.pool = run, pool
         self.thread: threading.Thread | None = None
@@ -45,36 +46,43 @@ class _Call(Future[object]):
             self.set_result(result)
 
 
-class _Pool(Executor):
-    """At most `width` threads at work, beside those that were given up."""
+class VerbPool(Executor):
+    """At most `width` threads at work, beside those that were given up: to cancel a call that runs
+    is to give it up."""
 
     def __init__(self, width: int) -> None:
         self.width = width
         self.calls: SimpleQueue[_Call | None] = SimpleQueue()
         self.threads: set[threading.Thread] = set()
-        self.idle = threading.Semaphore(0)
+        self.open = 0
+        """Calls that wait or run, less those that were given up."""
         self.guard = threading.Lock()
 
-    # Names and types of the arguments are those of the class that it stands in for.
+    # The arguments are those of the class that it stands in for.
     def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]
+        """The future of a call."""
         call = _Call(lambda: fn(*args, **kwargs), self)
         self.calls.put(call)
-        if not self.idle.acquire(blocking=False):
-            with self.guard:
-                if len(self.threads) < self.width:
-                    self._start()
+        with self.guard:
+            self.open += 1
+            if len(self.threads) < min(self.open, self.width):
+                self._start()
         return call
 
     def give_up(self, thread: threading.Thread | None) -> None:
+        """Let another thread take the place of this one, which ends when its call does."""
         with self.guard:
             if thread in self.threads:
                 self.threads.discard(thread)
+                self.open -= 1
                 self._start()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        while cancel_futures and not self.calls.empty():
-            if (call := self.calls.get()) is not None:
-                call.cancel()
+        """Wait for what runs, but not for what was given up."""
+        with suppress(Empty):  # never waiting for one, for the threads take them, too
+            while cancel_futures:
+                if (call := self.calls.get_nowait()) is not None:
+                    call.cancel()
         with self.guard:
             threads = list(self.threads)
         for _ in threads:
@@ -90,8 +98,6 @@ class _Pool(Executor):
 
     def _work(self) -> None:
         while True:
-            if self.calls.empty():
-                self.idle.release()
             call = self.calls.get()
             if call is None:
                 return
@@ -100,6 +106,7 @@ class _Pool(Executor):
             with self.guard:
                 if threading.current_thread() not in self.threads:
                     return
+                self.open -= 1
 
 
 class VerbThreads(ThreadPoolTaskRunner[PrefectFuture[R]]):
@@ -107,5 +114,5 @@ class VerbThreads(ThreadPoolTaskRunner[PrefectFuture[R]]):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self._executor = cast(ThreadPoolExecutor, _Pool(self._max_workers))
+        self._executor = cast(ThreadPoolExecutor, VerbPool(self._max_workers))
         return self
